@@ -1,0 +1,1 @@
+"""An experiment lab for load-aware VM rebalancing on Kubernetes."""

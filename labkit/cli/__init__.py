@@ -1,0 +1,78 @@
+"""The command ``labkit``: one module per verb.
+
+A verb's module has ``HELP`` (one line), ``add_arguments(parser)`` and ``run(args) -> int``. It imports what it
+needs inside ``run``, so that ``labkit --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from labkit.errors import InputError, LabError
+
+VERBS: Final = (
+    "up", "down", "status", "doctor", "env", "logs", "use", "algorithms", "score",
+    "run", "experiment", "explain", "import", "results", "report", "tools",
+)  # fmt: skip
+EXIT_FAILURE: Final = 1
+EXIT_BAD_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+class Verb(Protocol):
+    """The shape of a verb's module."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; return the exit code."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers wrong usage with one line and exit 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see '{self.prog} --help')\n")
+
+
+def verb_module(verb: str) -> Verb:
+    """Return the module of a verb; ``import`` is a word of Python, so its module is ``import_``."""
+    name = f"{verb}_" if verb == "import" else verb
+    module: Verb = importlib.import_module(f"labkit.cli.{name}")  # type: ignore[assignment]
+    return module
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all verbs."""
+    parser = _Parser(prog="labkit", description=importlib.import_module("labkit").__doc__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for verb in VERBS:
+        module = verb_module(verb)
+        module.add_arguments(verbs.add_parser(verb, help=module.HELP, description=module.HELP))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 1 (something failed), 2 (bad input) or 130 (Ctrl-C)."""
+    try:
+        args = build_parser().parse_args(argv)
+        return verb_module(args.verb).run(args)
+    except InputError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        print("labkit: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_FAILURE

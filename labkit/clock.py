@@ -1,0 +1,134 @@
+"""Time: the wall clock, a virtual clock for tests, lab time, and waiting for conditions.
+
+Nothing else in the package reads the wall clock or sleeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from labkit.errors import NotReadyError
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """What the lab needs of a clock."""
+
+    def now(self) -> float:
+        """Return seconds since 1970 (UTC)."""
+
+    def monotonic(self) -> float:
+        """Return seconds on a scale that never goes back."""
+
+    def wait(self, seconds: float) -> None:
+        """Let that much time pass."""
+
+
+class WallClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Return seconds since 1970 (UTC)."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds on a scale that never goes back."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+
+class VirtualClock:
+    """A clock that moves only when it is told to; waiting moves it at once."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+    def wait(self, seconds: float) -> None:
+        """Move the clock forward by that many seconds."""
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back by {seconds} s")
+        self._now += seconds
+
+
+@dataclass(frozen=True)
+class LabTime:
+    """Conversion between wall time and lab time.
+
+    Lab time 0 is ``epoch`` (seconds since 1970); ``tempo`` lab seconds pass in each wall second.
+    """
+
+    epoch: float
+    tempo: int
+
+    def at(self, wall: float) -> float:
+        """Return the lab time, in lab seconds, of a wall time in seconds since 1970."""
+        return (wall - self.epoch) * self.tempo
+
+    def wall(self, lab: float) -> float:
+        """Return the wall time, in seconds since 1970, of a lab time in lab seconds."""
+        return self.epoch + lab / self.tempo
+
+
+WALL_CLOCK = WallClock()
+
+
+def wait_until(
+    condition: Callable[[], T | None],
+    *,
+    timeout_seconds: float,
+    what: str,
+    poll_seconds: float = 0.05,
+    clock: Clock = WALL_CLOCK,
+    found: Callable[[], str] | None = None,
+) -> T:
+    """Wait until a condition holds.
+
+    Parameters
+    ----------
+    condition : callable
+        Returns something true when it holds. Exceptions pass through.
+    timeout_seconds : float
+        After that long the wait is given up.
+    what : str
+        What is waited for, for the error's text.
+    poll_seconds : float
+        Pause between two looks.
+    clock : Clock
+        The clock to wait on.
+    found : callable, optional
+        Tells what there is instead, for the error's text.
+
+    Returns
+    -------
+    object
+        What the condition returned.
+
+    Raises
+    ------
+    NotReadyError
+        If the condition did not hold in time.
+    """
+    deadline = clock.monotonic() + timeout_seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if clock.monotonic() >= deadline:
+            instead = f"; found: {found()}" if found is not None else ""
+            raise NotReadyError(f"waited {timeout_seconds:g} s for {what}{instead}")
+        clock.wait(poll_seconds)
