@@ -40,7 +40,11 @@ def parse_quantity(text: str | int | float) -> float:
     if match is None:
         raise InputError(f"wanted a quantity such as 500m or 4Gi, found {text!r}")
     suffix = match["suffix"] or ""
-    factor = float(f"1{suffix}") if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei" else _FACTORS[suffix]
+    factor = (
+        float(f"1{suffix}")
+        if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei"
+        else _FACTORS[suffix]
+    )
     value = float(match["number"]) * factor
     if not math.isfinite(value):
         raise InputError(f"wanted a finite quantity, found {text!r}")

@@ -1,7 +1,7 @@
 """The command ``labkit``: one module per verb.
 
-A verb's module has ``HELP`` (one line), ``add_arguments(parser)`` and ``run(args) -> int``. It imports what it
-needs inside ``run``, so that ``labkit --help`` is quick.
+A verb's module has ``HELP`` (one line), ``add_arguments(parser)`` and ``run(args) -> int``. It imports what
+it needs inside ``run``, so that ``labkit --help`` is quick.
 """
 
 from __future__ import annotations
