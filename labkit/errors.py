@@ -84,9 +84,7 @@ class ComponentError(ClusterError):
         Its last log lines, possibly empty.
     """
 
-    def __init__(
-        self, message: str, *, component: str, exit_code: int | None = None, log_tail: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, component: str, exit_code: int | None = None, log_tail: str = "") -> None:
         super().__init__(message)
         self.component = component
         self.exit_code = exit_code

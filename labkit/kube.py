@@ -65,9 +65,7 @@ class Resource:
         """Return ``apiVersion`` as objects carry it."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    def path(
-        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
-    ) -> str:
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
         """Return the path of the collection, of one object, or of its subresource."""
         parts = ["/apis" if self.group else "/api", self.api_version]
         if self.namespaced and namespace:
@@ -303,9 +301,7 @@ class Kube:
         where = namespace or obj["metadata"].get("namespace")
         return self.request("POST", resource.path(where, name, subresource), body=dict(obj))
 
-    def replace(
-        self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None
-    ) -> Object:
+    def replace(self, resource: Resource, obj: Mapping[str, Any], *, subresource: str | None = None) -> Object:
         """Replace an object; its ``resourceVersion``, where present, must still be current."""
         namespace, name = key_of(obj)
         return self.request("PUT", resource.path(namespace, name, subresource), body=dict(obj))
@@ -456,9 +452,7 @@ class Kube:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(WATCH_SECONDS + random.randrange(60)),
         }
-        response = self.open(
-            "GET", resource.path(namespace), query=query, timeout_seconds=WATCH_SILENCE_SECONDS
-        )
+        response = self.open("GET", resource.path(namespace), query=query, timeout_seconds=WATCH_SILENCE_SECONDS)
         rest = b""
         try:
             for chunk in response.stream(2**16):
@@ -582,7 +576,7 @@ class Store:
                 self._follow()
             except KubeError as error:
                 # 410: too old; 504: newer than the server knows, so its history went back; 4xx: not allowed (yet).
-                if 400 <= error.status < 500 and error.status != TOO_MANY_REQUESTS or error.status == 504:
+                if (400 <= error.status < 500 and error.status != TOO_MANY_REQUESTS) or error.status == 504:
                     self._resource_version = ""
                 expected = error.status in (0, GONE, TOO_MANY_REQUESTS) or error.status >= 500
                 logger.log(

@@ -41,9 +41,7 @@ def parse_quantity(text: str | int | float) -> float:
         raise InputError(f"wanted a quantity such as 500m or 4Gi, found {text!r}")
     suffix = match["suffix"] or ""
     factor = (
-        float(f"1{suffix}")
-        if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei"
-        else _FACTORS[suffix]
+        float(f"1{suffix}") if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei" else _FACTORS[suffix]
     )
     value = float(match["number"]) * factor
     if not math.isfinite(value):
