@@ -24,11 +24,20 @@ POLICY_CONFIG_MAP: Final = "descheduler-policy"
 HOST_NODE: Final = "lab-host"
 """The node that carries the add-ons' pods on the local backend."""
 
+ADDON_NODE_LABEL: Final = "simulation.node-classifier.io/addons"
+"""Label ("true") of the node that carries the add-ons' pods; their ``nodeSelector`` names it."""
+ADDON_NODE_TAINT: Final = ADDON_NODE_LABEL
+"""Taint ("true", NoSchedule) that keeps everything else off that node; add-ons tolerate everything."""
+
 # Keys of the ConfigMap ``lab``; the pods get them as environment variables of the same names.
 LISTEN_ADDRESS_KEY: Final = "LAB_LISTEN_ADDRESS"
 TEMPO_KEY: Final = "LAB_TEMPO"
 EPOCH_KEY: Final = "LAB_EPOCH"
 """Wall-clock time, in seconds since 1970 (UTC), of lab time 0."""
+SCRAPE_INTERVAL_KEY: Final = "LAB_SCRAPE_INTERVAL"
+EVALUATION_INTERVAL_KEY: Final = "LAB_EVALUATION_INTERVAL"
+DESCHEDULING_INTERVAL_KEY: Final = "LAB_DESCHEDULING_INTERVAL"
+"""The three intervals in wall time, as Go durations: already divided by the tempo."""
 
 # --- labels and annotations -------------------------------------------------------------------------
 FAKE_NODE_ANNOTATION: Final = "kwok.x-k8s.io/node"
@@ -99,6 +108,14 @@ POD_MANAGER_PORT: Final = 8006
 SCENARIO_CONTROLLER_PORT: Final = 8007
 SOFT_TAINTER_PORT: Final = 8008
 DESCHEDULER_PORT: Final = 10258
+
+# The control plane on `local`: below the ports that the kernel hands out, and not those of a real cluster.
+API_SERVER_PORT: Final = 16443
+ETCD_PORT: Final = 12379
+ETCD_PEER_PORT: Final = 12380
+KWOK_PORT: Final = 10247
+CONTROLLER_MANAGER_PORT: Final = 20257
+SCHEDULER_PORT: Final = 20259
 
 # --- cadence at tempo 1, in lab seconds (the quickstart's) ------------------------------------------
 SCRAPE_INTERVAL_SECONDS: Final = 15.0
