@@ -70,6 +70,11 @@ DIRTY_RATE_ANNOTATION: Final = "simulation.node-classifier.io/vm-dirty-rate-mbps
 LOAD_ANNOTATION: Final = "simulation.node-classifier.io/vm-load"
 """JSON of a load curve and its seed (``labkit.load``); without it the two utilisation annotations hold."""
 
+INITIAL_NODE_ANNOTATION: Final = "simulation.node-classifier.io/initial-node"
+"""On a VirtualMachine: its first launcher pod is bound to this node, as a scenario's initial placement asks.
+
+Later pods (migration targets, replacements) are placed by the scheduler alone."""
+
 DESCHEDULER_REQUESTER: Final = "sigs.k8s.io/descheduler"
 EVICTION_WEBHOOK: Final = "virt-launcher-eviction-interceptor.kubevirt.io"
 
