@@ -33,7 +33,10 @@ ADDON_NODE_TAINT: Final = ADDON_NODE_LABEL
 LISTEN_ADDRESS_KEY: Final = "LAB_LISTEN_ADDRESS"
 TEMPO_KEY: Final = "LAB_TEMPO"
 EPOCH_KEY: Final = "LAB_EPOCH"
-"""Wall-clock time, in seconds since 1970 (UTC), of lab time 0."""
+"""Wall-clock time, in seconds since 1970 (UTC), of lab time 0.
+
+The scenario controller moves it: to the far future while it places a scenario's VMs (before lab time 0 every curve has
+its value at 0), to now when the scenario starts. The exporter watches the ConfigMap, so one write starts every curve."""
 SCRAPE_INTERVAL_KEY: Final = "LAB_SCRAPE_INTERVAL"
 EVALUATION_INTERVAL_KEY: Final = "LAB_EVALUATION_INTERVAL"
 DESCHEDULING_INTERVAL_KEY: Final = "LAB_DESCHEDULING_INTERVAL"
@@ -118,7 +121,7 @@ DESCHEDULER_PORT: Final = 10258
 API_SERVER_PORT: Final = 16443
 ETCD_PORT: Final = 12379
 ETCD_PEER_PORT: Final = 12380
-KWOK_PORT: Final = 10247
+KWOK_PORT: Final = 20247
 CONTROLLER_MANAGER_PORT: Final = 20257
 SCHEDULER_PORT: Final = 20259
 
@@ -128,4 +131,7 @@ EVALUATION_INTERVAL_SECONDS: Final = 15.0
 DESCHEDULING_INTERVAL_SECONDS: Final = 60.0
 LOAD_STEP_SECONDS: Final = 15.0
 """Load curves are constant within each lab step of this length, on every backend."""
+SETTLE_SECONDS: Final = 75.0
+"""A scenario starts (lab time 0) when its VMs have been running for this long: the one-minute windows of the rules are
+full then, on every backend alike, and hold the load of lab time 0."""
 MAX_TEMPO: Final = 15
