@@ -44,8 +44,9 @@ class Snapshot:
         InputError
             If a name appears twice, the shape is wrong, or a value is NaN or outside [0, 1].
         """
-        values = np.asarray(load_ratio, dtype=np.float64).reshape(len(nodes), -1)
-        if values.shape != (len(nodes), len(DIMENSIONS)) and len(nodes) > 0:
+        values = np.asarray(load_ratio, dtype=np.float64)
+        values = values.reshape(len(nodes), -1) if len(nodes) else values.reshape(0, len(DIMENSIONS))
+        if values.shape[1] != len(DIMENSIONS):
             raise InputError(f"wanted {len(DIMENSIONS)} values per node, found {values.shape[1]}")
         if len(set(nodes)) != len(nodes):
             seen = sorted({name for name in nodes if list(nodes).count(name) > 1})
@@ -57,4 +58,4 @@ class Snapshot:
                 f"wanted {DIMENSIONS[column]} of node {nodes[row]} within [0, 1], found {values[row, column]}"
             )
         order = sorted(range(len(nodes)), key=lambda index: nodes[index])
-        return cls(tuple(nodes[i] for i in order), values[order].reshape(len(nodes), len(DIMENSIONS)))
+        return cls(tuple(nodes[i] for i in order), values[order])

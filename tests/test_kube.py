@@ -1,0 +1,203 @@
+"""The door to the API server, against a small HTTP server that speaks list and watch."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from labkit.clock import wait_until
+from labkit.errors import KubeError
+from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Store
+
+
+def pod(name: str, version: int, **labels: str) -> Object:
+    metadata = {"namespace": "default", "name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}
+    return {"metadata": metadata | {"labels": labels, "managedFields": [{"manager": "x"}]}}
+
+
+class ApiServer:
+    """Serves one collection of pods; a test changes it and says what each watch is told."""
+
+    def __init__(self) -> None:
+        self.pods: list[Object] = []
+        self.version = 1
+        self.events: queue.Queue[Object | None] = queue.Queue()
+        self.requests: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
+        self.unavailable = False
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 (the base class names them so)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        url = urlsplit(handler.path)
+        query = parse_qs(url.query)
+        length = int(handler.headers.get("Content-Length") or 0)
+        self.bodies.append(handler.rfile.read(length))
+        self.requests.append((handler.command, handler.path))
+        if "watch" in query and not self.unavailable:
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            while (event := self.events.get()) is not None:
+                line = json.dumps(event).encode() + b"\n"
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+                handler.wfile.flush()
+            handler.wfile.write(b"0\r\n\r\n")
+            return
+        status, body = (
+            200,
+            {
+                "kind": "PodList",
+                "apiVersion": "v1",
+                "metadata": {"resourceVersion": str(self.version)},
+                "items": self.pods,
+            },
+        )
+        if url.path.endswith("/missing"):
+            status, body = 404, {"kind": "Status", "message": 'pods "missing" not found', "reason": "NotFound"}
+        if self.unavailable:
+            status, body = 503, {"kind": "Status", "message": "starting", "reason": "ServiceUnavailable"}
+        text = json.dumps(body).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    def kube(self) -> Kube:
+        from kubernetes.client import Configuration
+
+        configuration = Configuration()
+        configuration.host = f"http://127.0.0.1:{self.server.server_address[1]}"
+        return Kube(configuration)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    server = ApiServer()
+    yield server
+    for _ in range(10):
+        server.events.put(None)
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def eventually(condition: Any) -> None:
+    wait_until(condition, timeout_seconds=10, what="the store to follow")
+
+
+def test_paths_are_those_of_the_api() -> None:
+    assert PODS.path() == "/api/v1/pods"
+    assert PODS.path("default", "a", "eviction") == "/api/v1/namespaces/default/pods/a/eviction"
+    assert (
+        VIRTUAL_MACHINES.path("default", "vm")
+        == "/apis/simulation.node-classifier.io/v1alpha1/namespaces/default/virtualmachines/vm"
+    )
+
+
+def test_error_carries_the_apis_message_and_status(api: ApiServer) -> None:
+    with pytest.raises(KubeError, match="not found") as caught:
+        api.kube().get(PODS, "missing", "default")
+    assert (caught.value.status, caught.value.reason) == (404, "NotFound")
+    assert api.kube().find(PODS, "missing", "default") is None
+
+
+def test_unreachable_server_is_an_error_with_status_zero(api: ApiServer) -> None:
+    kube = api.kube()
+    api.server.shutdown()
+    api.server.server_close()
+    with pytest.raises(KubeError, match="did not answer") as caught:
+        kube.list(PODS)
+    assert caught.value.status == 0
+
+
+def test_delete_carries_its_preconditions(api: ApiServer) -> None:
+    api.kube().delete(PODS, "a", "default", uid="u1", resource_version="7", grace_period_seconds=0)
+    options = json.loads(api.bodies[-1])
+    assert options["preconditions"] == {"uid": "u1", "resourceVersion": "7"}
+    assert options["gracePeriodSeconds"] == 0
+
+
+def test_store_follows_changes_and_tells_old_and_new(api: ApiServer) -> None:
+    api.pods = [pod("a", 1)]
+    told: list[tuple[str | None, str | None]] = []
+    store = Store(api.kube(), PODS)
+    store.subscribe(
+        lambda old, new: told.append(
+            (old and old["metadata"]["resourceVersion"], new and new["metadata"]["resourceVersion"])
+        )
+    )
+    store.start().wait_synced(10)
+    api.events.put({"type": "MODIFIED", "object": pod("a", 2)})
+    api.events.put({"type": "ADDED", "object": pod("b", 3)})
+    api.events.put({"type": "DELETED", "object": pod("a", 4)})
+    eventually(lambda: len(told) == 4)
+    assert told == [(None, "1"), ("1", "2"), (None, "3"), ("2", None)]
+    assert [o["metadata"]["name"] for o in store.items()] == ["b"]
+    assert "managedFields" not in store.items()[0]["metadata"]
+    store.stop()
+
+
+def test_store_resumes_where_it_was_and_lists_again_only_when_history_is_gone(api: ApiServer) -> None:
+    api.pods, api.version = [pod("a", 1)], 5
+    store = Store(api.kube(), PODS).start().wait_synced(10)
+    api.events.put({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
+    api.events.put(None)
+    eventually(lambda: sum("watch" in path for _, path in api.requests) == 2)
+    assert "resourceVersion=9" in api.requests[-1][1]
+    api.pods, api.version = [pod("b", 20)], 20
+    api.events.put({"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}})
+    eventually(lambda: [o["metadata"]["name"] for o in store.items()] == ["b"])
+    store.stop()
+
+
+def test_store_never_looks_empty_because_the_server_is_away(api: ApiServer) -> None:
+    api.pods = [pod("a", 1)]
+    store = Store(api.kube(), PODS).start().wait_synced(10)
+    api.unavailable = True
+    api.events.put(None)
+    wait_until(lambda: store._failures >= 2, timeout_seconds=10, what="failed watches")
+    assert len(store) == 1
+    api.unavailable = False
+    api.events.put({"type": "DELETED", "object": pod("a", 2)})
+    eventually(lambda: len(store) == 0)
+    store.stop()
+
+
+def test_store_tells_everything_again_after_a_subscriber_failed(api: ApiServer) -> None:
+    api.pods = [pod("a", 1), pod("b", 1)]
+    told: list[str] = []
+
+    def fail_once(old: Object | None, new: Object | None) -> None:
+        assert new is not None
+        told.append(new["metadata"]["name"])
+        if len(told) == 2:
+            raise RuntimeError("cannot digest b")
+
+    store = Store(api.kube(), PODS)
+    store.subscribe(fail_once)
+    store.start()
+    eventually(lambda: len(told) == 4)
+    assert told == ["a", "b", "a", "b"]
+    store.stop()
