@@ -30,7 +30,7 @@ trace          samples, interval (5m), repeat (false)                      the s
 =============  ==========================================================  =====================================
 
 ``surges`` add to both: ``{at, duration, cpu, memory}``. The sum is clipped to [0, 1], rounded to four decimals
-and constant within each step of 15 lab seconds.
+and constant within each step of 15 lab seconds. Before lab time 0 it has the value of lab time 0.
 """
 
 from __future__ import annotations
@@ -342,8 +342,8 @@ def parse_curve_json(text: str) -> tuple[Curve, int]:
 
 
 def step_start(lab_seconds: float) -> float:
-    """Return the start of the load step, in lab seconds, that contains an instant."""
-    return math.floor(lab_seconds / LOAD_STEP_SECONDS) * LOAD_STEP_SECONDS
+    """Return the start of the load step, in lab seconds, that contains an instant; 0 before lab time 0."""
+    return max(0.0, math.floor(lab_seconds / LOAD_STEP_SECONDS) * LOAD_STEP_SECONDS)
 
 
 class LoadTable:
@@ -399,7 +399,8 @@ class LoadTable:
         cpu_utilization, memory_utilization : FloatArray
             Shape (n_times, n_vms), ratios in [0, 1], rounded to 4 decimals.
         """
-        steps: IntArray = np.floor(np.asarray(lab_seconds) / LOAD_STEP_SECONDS).astype(np.int64)
+        since_start = np.maximum(np.asarray(lab_seconds, dtype=np.float64), 0.0)
+        steps: IntArray = np.floor(since_start / LOAD_STEP_SECONDS).astype(np.int64)
         cpu, memory = self._cpu.evaluate(steps), self._memory.evaluate(steps)
         if len(self._surge_rows):
             self._add_surges(_seconds(steps)[:, 0], cpu, memory)

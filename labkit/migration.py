@@ -53,6 +53,9 @@ DEFAULT_LINK_BYTES_PER_SECOND: Final = 10e9 / 8
 DEFAULT_DIRTY_RATE_MBPS: Final = 800.0
 """``spec.migration.dirtyRateMbps`` of a VM that does not say (megabits per second at full CPU load)."""
 
+_NOISE: Final = 1e-9
+"""A round that is smaller by rounding only is no progress."""
+
 Outcome = Literal["", "succeeded", "failed"]
 Phase = Literal["pre-copy", "switchover", "done"]
 
@@ -363,7 +366,7 @@ def _next_round(state: CopyState) -> CopyState:
         round_bytes=dirtied,
         round_seconds=0.0,
         smallest_round_bytes=min(dirtied, state.smallest_round_bytes),
-        progressing=dirtied < state.smallest_round_bytes,
+        progressing=dirtied < state.smallest_round_bytes * (1 - _NOISE),
     )
 
 

@@ -69,6 +69,12 @@ def test_load_is_constant_within_a_step_and_has_four_decimals() -> None:
     assert (step_start(44.999), step_start(45.0)) == (30.0, 45.0)
 
 
+def test_before_lab_time_0_load_is_as_at_lab_time_0() -> None:
+    table = one({"kind": "random_walk", "mean": 0.5, "amplitude": 0.4})
+    assert cpu(table, -1e9) == cpu(table, 0.0)
+    assert step_start(-1e9) == 0.0
+
+
 def test_values_of_the_deterministic_kinds() -> None:
     assert cpu(one(SHAPES[1]), 599) == 0.1
     assert cpu(one(SHAPES[1]), 600) == 0.9
