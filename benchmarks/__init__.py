@@ -1,0 +1,1 @@
+"""Measurements of speed, printed as tables; ``make bench`` runs them all."""

@@ -1,0 +1,60 @@
+"""Run every benchmark, one after another, and print the machine they ran on first.
+
+A benchmark is a module of this package with ``TITLE`` and ``measure() -> list[Row]``. Machines are noisy: each row is
+the best and the median of several repetitions, and what matters is the ratio between rows of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import platform
+import sys
+from pathlib import Path
+
+import benchmarks
+from labkit.errors import LabError
+
+
+def machine() -> str:
+    """Describe the machine in one line."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = platform.python_version()
+    return f"{os.cpu_count()} × {model}, {gib:.0f} GiB, {platform.system()} {platform.release()}, Python {python}"
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, all without a name."""
+    found = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")]
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(found)}")
+    names = parser.parse_args().names or found
+    unknown = sorted(set(names) - set(found))
+    if unknown:
+        parser.error(f"wanted one of {', '.join(found)}; found {', '.join(unknown)}")
+    print(machine())
+    failed = 0
+    for name in names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        print(f"\n{module.TITLE}")
+        try:
+            rows = module.measure()
+        except LabError as error:
+            print(f"  not measured: {error}")
+            failed += 1
+            continue
+        width = max(len(row.what) for row in rows)
+        for row in rows:
+            print(f"  {row.what:<{width}}  {row}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
