@@ -1,0 +1,25 @@
+"""Figures: one function each, tables and an Axes in, the Axes out."""
+
+from labkit.plots.run import (
+    before_and_after,
+    cumulative,
+    heat_map,
+    migration_arcs,
+    placement,
+    scores,
+    utilisation,
+)
+from labkit.plots.style import algorithm_style, lab_style, node_styles
+
+__all__ = [
+    "algorithm_style",
+    "before_and_after",
+    "cumulative",
+    "heat_map",
+    "lab_style",
+    "migration_arcs",
+    "node_styles",
+    "placement",
+    "scores",
+    "utilisation",
+]

@@ -1,0 +1,270 @@
+"""Runs on disk: one folder per run, ``run.json`` and one Parquet file per table.
+
+A run folder appears whole or not at all: it is written beside its place and renamed. What a folder holds is told
+by ``api_version``; another version is refused by name, never guessed at. Nothing here computes a number.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import labkit
+from labkit import versions as pinned
+from labkit.analysis.tables import COLUMNS, Tables, conform, conform_all
+from labkit.errors import ResultError
+
+Status = Literal["succeeded", "failed", "interrupted"]
+
+RUN_FILE: Final = "run.json"
+RUNS_FILE: Final = "runs.parquet"
+REPORT_FILE: Final = "report.html"
+_PARTIAL_PREFIX: Final = ".partial-"
+_LIBRARIES: Final = ("numpy", "pandas", "scipy")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What ``run.json`` says.
+
+    Parameters
+    ----------
+    run_id : str
+        Readable name, unique within its experiment; the folder's name.
+    backend, scenario, algorithm, seed, tempo : str, str, str, int, int
+        What was run; ``scenario`` is its name.
+    policy : dict
+        Differences from the production policy, by the names of an experiment file's ``matrix.policy``.
+    status : {"succeeded", "failed", "interrupted"}
+        How it ended.
+    error : str or None
+        Why it failed.
+    summary : dict
+        ``labkit.analysis.summarize``; empty when it failed.
+    started_at : str
+        ISO 8601, UTC.
+    experiment : str
+        Name of the experiment, empty for a single run.
+    key : str
+        Hash of everything that decides the outcome; equal keys mean the same run.
+    duration_seconds : float
+        Lab seconds asked for.
+    parameters : dict
+        Further factors (``nodes``, ``repeat``, ``policy_name`` …).
+    """
+
+    run_id: str
+    backend: str
+    scenario: str
+    algorithm: str
+    seed: int
+    tempo: int
+    policy: dict[str, Any]
+    status: Status
+    error: str | None
+    summary: dict[str, Any]
+    started_at: str
+    experiment: str = ""
+    key: str = ""
+    duration_seconds: float = 0.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: component_versions())
+    git_commit: str | None = field(default_factory=lambda: git_commit())
+    host: dict[str, Any] = field(default_factory=lambda: describe_host())
+    api_version: str = pinned.RESULTS_API_VERSION
+
+    def failed(self, error: str) -> RunRecord:
+        """Return the record of the same run, failed."""
+        return replace(self, status="failed", error=error, summary={})
+
+
+def component_versions() -> dict[str, str]:
+    """Return the versions of everything that takes part in a run."""
+    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {
+        "labkit": importlib.metadata.version("labkit"),
+        "python": platform.python_version(),
+        **installed,
+        "kubernetes": pinned.KUBERNETES,
+        "descheduler": pinned.DESCHEDULER,
+        "prometheus": pinned.PROMETHEUS,
+        "kwok": pinned.KWOK,
+        "etcd": pinned.ETCD,
+    }
+
+
+def describe_host() -> dict[str, Any]:
+    """Return what can make the same run take longer elsewhere."""
+    return {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count() or 1}
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, None outside a checkout."""
+    git = Path(labkit.__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text().strip()
+        for line in (git / "packed-refs").read_text().splitlines():
+            if line.endswith(" " + ref):
+                return line.split()[0]
+    except OSError:
+        return None
+    return None
+
+
+def timestamp() -> str:
+    """Return the present moment as ``run.json`` writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, and rename it to its place when the block ends well.
+
+    What was in that place before is replaced. When the block fails nothing remains.
+
+    Raises
+    ------
+    ResultError
+        If the disk refuses.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}{target.name}-", dir=target.parent))
+        partial.chmod(0o755)
+    except OSError as exc:
+        raise ResultError(f"wanted to write {target}, found: {exc.strerror or exc}; use another --out") from exc
+    try:
+        yield partial
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}old-", dir=target.parent))
+            os.replace(target, old)
+            os.replace(partial, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(partial, target)
+    except OSError as exc:
+        raise ResultError(f"wanted to write {target}, found: {exc.strerror or exc}; use another --out") from exc
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def fill_run(folder: Path, record: RunRecord, tables: Tables | None) -> None:
+    """Write the files of a run into an existing folder; ``run.json`` comes last."""
+    if tables is not None:
+        for name, frame in conform_all(tables).items():
+            write_table(folder / f"{name}.parquet", frame)
+    write_json(folder / RUN_FILE, asdict(record))
+
+
+def write_run(target: Path, record: RunRecord, tables: Tables | None = None) -> Path:
+    """Write a run folder, whole or not at all, and return its path."""
+    with new_folder(target) as folder:
+        fill_run(folder, record, tables)
+    return target
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write one table, whole or not at all."""
+    partial = path.with_name(_PARTIAL_PREFIX + path.name)
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON file, whole or not at all."""
+    partial = path.with_name(_PARTIAL_PREFIX + path.name)
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read ``run.json`` of a run folder.
+
+    Raises
+    ------
+    ResultError
+        If there is none, it is no JSON, or it has another ``api_version``.
+    """
+    path = folder / RUN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ResultError(f"wanted a run folder with {RUN_FILE}, found none in {folder}") from exc
+    except (OSError, ValueError) as exc:
+        raise ResultError(f"cannot read {path}: {exc}; the run must be repeated") from exc
+    found = content.get("api_version") if isinstance(content, dict) else None
+    if found != pinned.RESULTS_API_VERSION:
+        raise ResultError(
+            f"wanted api_version {pinned.RESULTS_API_VERSION} in {path}, found {found!r}: "
+            "read it with the labkit that wrote it, or repeat the run"
+        )
+    try:
+        return RunRecord(**content)
+    except TypeError as exc:
+        raise ResultError(f"cannot read {path}: {exc}; the run must be repeated") from exc
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Read the tables of a run folder, the five of every run and any others.
+
+    Raises
+    ------
+    ResultError
+        If one of the five is missing or has other columns.
+    """
+    names = [*COLUMNS, *sorted(path.stem for path in folder.glob("*.parquet") if path.stem not in COLUMNS)]
+    tables = {}
+    for name in names:
+        path = folder / f"{name}.parquet"
+        try:
+            frame = pq.read_table(path).to_pandas()
+        except (OSError, pa.ArrowException) as exc:
+            raise ResultError(f"wanted table {path}, found: {exc}") from exc
+        tables[name] = conform(name, frame) if name in COLUMNS else frame
+    return tables
+
+
+def run_folders(experiment: Path) -> list[Path]:
+    """Return the run folders of an experiment's folder, sorted by name."""
+    if not experiment.is_dir():
+        return []
+    return sorted(path.parent for path in experiment.glob(f"*/{RUN_FILE}") if not path.parent.name.startswith("."))
+
+
+def collect(records: list[RunRecord]) -> pd.DataFrame:
+    """Return one row per run: its factors, its status, and its summary."""
+    rows = []
+    for record in records:
+        factors = {
+            "run_id": record.run_id, "backend": record.backend, "algorithm": record.algorithm,
+            "scenario": record.scenario, "seed": record.seed, "tempo": record.tempo,
+        }  # fmt: skip
+        policy = json.dumps(record.policy, sort_keys=True)
+        rows.append(
+            factors
+            | {"policy": policy, **record.parameters, "status": record.status, "error": record.error or ""}
+            | {"key": record.key, **record.summary}
+        )
+    frame = pd.DataFrame(rows)
+    if "wall_seconds" in frame:
+        frame["wall_seconds"] = frame["wall_seconds"].astype("float64")
+    return frame.sort_values("run_id", ignore_index=True) if len(frame) else frame

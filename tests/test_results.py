@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from example_run import LAB_SECONDS, example_tables
+
+from labkit import analysis, results
+from labkit.errors import ResultError
+
+TOP_LEVEL_KEYS = {
+    "api_version", "backend", "scenario", "algorithm", "seed", "tempo", "policy", "status", "error", "summary",
+    "versions", "git_commit", "host", "started_at",
+}  # fmt: skip
+
+
+def make_record(run_id: str = "k3-hot-s1-sim", **changes: object) -> results.RunRecord:
+    values: dict[str, object] = {
+        "run_id": run_id, "backend": "sim", "scenario": "hot", "algorithm": "k3", "seed": 1, "tempo": 15,
+        "policy": {}, "status": "succeeded", "error": None, "started_at": results.timestamp(),
+        "summary": analysis.summarize(example_tables(), lab_seconds=LAB_SECONDS, wall_seconds=0.1),
+    }  # fmt: skip
+    return results.RunRecord(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    record, tables = make_record(), example_tables()
+    folder = results.write_run(tmp_path / record.run_id, record, tables)
+    assert results.read_run(folder) == record
+    for name, frame in results.read_tables(folder).items():
+        pd.testing.assert_frame_equal(frame, analysis.conform(name, tables[name]))
+
+
+def test_run_json_has_the_promised_keys(tmp_path: Path) -> None:
+    folder = results.write_run(tmp_path / "run", make_record(), example_tables())
+    content = json.loads((folder / "run.json").read_text())
+    assert content.keys() >= TOP_LEVEL_KEYS
+    assert content["api_version"] == "labkit/v1"
+
+
+def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
+    folder = results.write_run(tmp_path / "run", make_record(seed=1), example_tables())
+    (folder / "left-over.txt").write_text("old")
+    results.write_run(folder, make_record(seed=2), example_tables())
+    assert results.read_run(folder).seed == 2
+    assert not (folder / "left-over.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_nothing_remains_of_a_run_that_could_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="missing: cycles"):
+        results.write_run(tmp_path / "run", make_record(), {"nodes": example_tables()["nodes"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ResultError, match=r"wanted to write .*use another --out"):
+        results.write_run(tmp_path / "file" / "run", make_record(), example_tables())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param('{"api_version": "labkit/v0"}', "wanted api_version labkit/v1 .* found 'labkit/v0'", id="old"),
+        pytest.param("{}", "found None", id="none"),
+        pytest.param("[]", "found None", id="no object"),
+        pytest.param('{"api_ver', "cannot read", id="cut off"),
+        pytest.param('{"api_version": "labkit/v1", "colour": 1}', "cannot read", id="other fields"),
+    ],
+)
+def test_another_format_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ResultError, match=message):
+        results.read_run(tmp_path)
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    folder = results.write_run(tmp_path / "run", make_record(), example_tables())
+    (folder / "cycles.parquet").unlink()
+    with pytest.raises(ResultError, match=r"cycles\.parquet"):
+        results.read_tables(folder)
+
+
+def test_runs_collect_to_one_row_each(tmp_path: Path) -> None:
+    records = [make_record("b", seed=2, parameters={"nodes": 5}), make_record("a")]
+    failed = make_record("c").failed("the descheduler died")
+    frame = results.collect([*records, failed])
+    assert frame["run_id"].tolist() == ["a", "b", "c"]
+    assert frame.loc[frame["run_id"] == "b", "nodes"].item() == 5
+    assert frame.loc[frame["run_id"] == "c", "status"].item() == "failed"
+    assert frame["migrations"].isna().tolist() == [False, False, True]
+
+
+def test_only_whole_folders_count_as_runs(tmp_path: Path) -> None:
+    results.write_run(tmp_path / "run", make_record(), example_tables())
+    partial = tmp_path / ".partial-run-x"
+    partial.mkdir()
+    (partial / "run.json").write_text("{}")
+    assert [folder.name for folder in results.run_folders(tmp_path)] == ["run"]
