@@ -41,10 +41,9 @@ __all__ = [
 
 
 def _built_in(family: str, function: ScoreFunction, description: str, *, computed_by: ComputedBy = "rule") -> Algorithm:
-    name = function.__name__  # type: ignore[attr-defined]
-    return Algorithm(
-        name, family, computed_by, description, {form: record_name(name, form) for form in FORMS}, function
-    )
+    name = function.__name__
+    records = {form: record_name(name, form) for form in FORMS}
+    return Algorithm(name, family, computed_by, description, records, function)
 
 
 NINETEEN: Final[tuple[Algorithm, ...]] = (
@@ -54,24 +53,16 @@ NINETEEN: Final[tuple[Algorithm, ...]] = (
     _built_in("average", averages.pressure_focused, "pressure counted twice, use once"),
     _built_in("average", averages.cpu_focused, "CPU use and pressure"),
     _built_in("average", averages.memory_focused, "memory use and pressure"),
-    _built_in(
-        "deviation", deviations.weighted_rms_positive_deviation, "weighted root mean square of what lies above the mean"
-    ),
-    _built_in(
-        "deviation",
-        deviations.weighted_mean_square_positive_deviation,
-        "weighted mean square of what lies above the mean",
-    ),
-    _built_in("deviation", deviations.linear_weighted_positive_deviation, "weighted mean of what lies above the mean"),
+    _built_in("deviation", deviations.weighted_rms_positive_deviation, "weighted root mean square above the mean"),
+    _built_in("deviation", deviations.weighted_mean_square_positive_deviation, "weighted mean square above the mean"),
+    _built_in("deviation", deviations.linear_weighted_positive_deviation, "weighted mean of what is above the mean"),
     _built_in("ideal point", ideal_point.ideal_point_positive_distance, "distance above the mean"),
     _built_in("ideal point", ideal_point.linear_amplified_ippd_k1, "distance above the mean, once"),
-    _built_in(
-        "ideal point", ideal_point.linear_amplified_ippd_k3, "distance above the mean, three times; production's"
-    ),
+    _built_in("ideal point", ideal_point.linear_amplified_ippd_k3, "distance above the mean, three times"),
     _built_in("ideal point", ideal_point.linear_amplified_ippd_k5, "distance above the mean, five times"),
     _built_in("relative", relative.centroid_distance, "distance from the mean either way, over the largest"),
     _built_in("relative", relative.directional_centroid_distance, "distance above the mean, over the largest"),
-    _built_in("relative", relative.variance_minimization, "share in the cluster's variance, over the largest"),
+    _built_in("relative", relative.variance_minimization, "part in the cluster's variance, over the largest"),
     _built_in("relative", relative.directional_variance_minimization, "weighted sum above the mean, over the largest"),
     _built_in("relative", relative.critical_dimension_focus, "the cluster's most uneven dimension alone"),
     _built_in("Pareto", pareto.pareto_front, "fronts of nodes that nobody beats, and crowding", computed_by="scorer"),

@@ -88,7 +88,8 @@ class Algorithm:
         """
         if self.function is None:
             raise InputError(
-                f"wanted a Python definition of {self.name}, found a PromQL rule in {self.file}: use the engine promql or prometheus"
+                f"wanted a Python definition of {self.name}, found a PromQL rule in {self.file}: "
+                "use the engine promql or prometheus"
             )
         if self.file is None:
             return self.function(snapshot)

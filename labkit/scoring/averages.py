@@ -111,7 +111,8 @@ def pressure_focused(snapshot: Snapshot, *, pressure_multiplier: float = 2.0) ->
     cpu_usage, cpu_pressure, memory_usage, memory_pressure = snapshot.load_ratio.T
     pressure = (cpu_pressure + memory_pressure) / 2.0
     usage = (cpu_usage + memory_usage) / 2.0
-    return np.minimum((pressure_multiplier * pressure + usage) / (pressure_multiplier + 1.0), 1.0)
+    score: FloatArray = (pressure_multiplier * pressure + usage) / (pressure_multiplier + 1.0)
+    return np.minimum(score, 1.0)
 
 
 def cpu_focused(snapshot: Snapshot, *, weights: Sequence[float] = CPU_WEIGHTS) -> FloatArray:
