@@ -40,7 +40,8 @@ its value at 0), to now when the scenario starts. The exporter watches the Confi
 SCRAPE_INTERVAL_KEY: Final = "LAB_SCRAPE_INTERVAL"
 EVALUATION_INTERVAL_KEY: Final = "LAB_EVALUATION_INTERVAL"
 DESCHEDULING_INTERVAL_KEY: Final = "LAB_DESCHEDULING_INTERVAL"
-"""The three intervals in wall time, as Go durations: already divided by the tempo."""
+LOOKBACK_KEY: Final = "LAB_LOOKBACK"
+"""The three intervals, and Prometheus' look-back, in wall time, as Go durations: already divided by the tempo."""
 
 # --- labels and annotations -------------------------------------------------------------------------
 FAKE_NODE_ANNOTATION: Final = "kwok.x-k8s.io/node"
@@ -129,6 +130,8 @@ SCHEDULER_PORT: Final = 20259
 SCRAPE_INTERVAL_SECONDS: Final = 15.0
 EVALUATION_INTERVAL_SECONDS: Final = 15.0
 DESCHEDULING_INTERVAL_SECONDS: Final = 60.0
+LOOKBACK_SECONDS: Final = 300.0
+"""How old a sample an expression still takes for the current one; Prometheus' own default."""
 LOAD_STEP_SECONDS: Final = 15.0
 """Load curves are constant within each lab step of this length, on every backend."""
 SETTLE_SECONDS: Final = 75.0
