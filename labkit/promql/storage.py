@@ -1,0 +1,306 @@
+"""A time series database in columns: what Prometheus' storage is to its engine.
+
+Each metric name is a :class:`Family`: rows are instants, columns are series, and a cell is a sample, a
+staleness marker, or nothing. Rows older than the retention are dropped, so memory is bounded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labkit.promql.labels import LabelTable
+from labkit.promql.vector import BoolArray, FloatArray
+
+__all__ = ["DEFAULT_LOOKBACK_SECONDS", "Database", "Family", "Window"]
+
+DEFAULT_LOOKBACK_SECONDS: Final = 300.0
+"""Prometheus' ``query.lookback-delta``: how old the newest sample of an instant vector may be."""
+
+_NOTHING: Final = 0
+_SAMPLE: Final = 1
+_STALE: Final = 2
+
+IntArray = npt.NDArray[np.intp]
+TimeArray = npt.NDArray[np.int64]
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Return a time in whole milliseconds, the resolution of Prometheus."""
+    return round(seconds * 1000)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Samples of several series in a left-open range of time.
+
+    Parameters
+    ----------
+    table : LabelTable
+        Label sets of the series, n_series of them.
+    values : FloatArray
+        Shape (n_ranks, n_series): each series' samples from rank 0 on, oldest first.
+    times_ms : TimeArray
+        Shape (n_ranks, n_series), or (n_ranks, 1) when all series have the same times.
+    counts : IntArray or None
+        Shape (n_series,): how many samples each series has; None when all have n_ranks.
+    start_ms, end_ms : int
+        The range ``(start, end]``.
+    """
+
+    table: LabelTable
+    values: FloatArray
+    times_ms: TimeArray
+    counts: IntArray | None
+    start_ms: int
+    end_ms: int
+
+
+class Family:
+    """All series of one metric name.
+
+    Parameters
+    ----------
+    name : str
+        The metric's name.
+    retention_ms : int or None
+        Rows older than this, seen from the newest, may be dropped; None keeps everything.
+    """
+
+    def __init__(self, name: str, retention_ms: int | None) -> None:
+        self.name = name
+        self.table = LabelTable.of(())
+        self._retention_ms = retention_ms
+        self._times: list[int] = []
+        self._complete: list[bool] = []
+        self._start = 0
+        self._values = np.zeros((16, 0))
+        self._state = np.zeros((16, 0), dtype=np.uint8)
+        self._columns: dict[LabelTable, slice | IntArray] = {}
+        self._by_source: dict[str, BoolArray] = {}
+
+    def append(
+        self,
+        time_ms: int,
+        table: LabelTable,
+        values: FloatArray,
+        present: BoolArray | None,
+        source: str | None,
+    ) -> None:
+        """Append one sample to each present series of a table, all at one instant.
+
+        See :meth:`Database.append`.
+        """
+        columns = self._columns.get(table)
+        if columns is None:
+            columns = self._place(table)
+        row = self._row(time_ms)
+        state = self._state[row]
+        if present is None:
+            self._values[row, columns] = values
+            state[columns] = _SAMPLE
+        else:
+            chosen = np.arange(len(self.table))[columns][present]
+            self._values[row, chosen] = values[present]
+            state[chosen] = _SAMPLE
+        if source is not None:
+            self._mark_stale(state, columns, present, source)
+        self._complete[-1] = bool((state == _SAMPLE).all())
+
+    def latest(self, time_ms: int, lookback_ms: int) -> tuple[FloatArray, BoolArray | None]:
+        """Return each series' newest sample at an instant.
+
+        Returns
+        -------
+        tuple of FloatArray and (BoolArray or None)
+            Shape (n_series,) each. A series is absent when its newest entry is a staleness marker or not
+            younger than the look-back.
+        """
+        last = bisect_right(self._times, time_ms) - 1
+        first = bisect_right(self._times, time_ms - lookback_ms, 0, last + 1)
+        if last < first:
+            return np.zeros(len(self.table)), np.zeros(len(self.table), dtype=np.bool_)
+        row = self._start + last
+        if self._complete[last]:
+            return self._values[row], None
+        values = self._values[row].copy()
+        state = self._state[row].copy()
+        for earlier in range(row - 1, self._start + first - 1, -1):
+            unknown = state == _NOTHING
+            if not unknown.any():
+                break
+            np.copyto(values, self._values[earlier], where=unknown)
+            np.copyto(state, self._state[earlier], where=unknown)
+        present = state == _SAMPLE
+        return values, None if present.all() else present
+
+    def window(self, start_ms: int, end_ms: int, table: LabelTable, columns: IntArray | None) -> Window | None:
+        """Return the samples in ``(start, end]`` of chosen series, or None where there is none at all.
+
+        Parameters
+        ----------
+        start_ms, end_ms : int
+            The range, open on the left as in Prometheus 3.
+        table : LabelTable
+            Label sets of the chosen series.
+        columns : IntArray or None
+            Their columns; None for all.
+        """
+        first = bisect_right(self._times, start_ms)
+        last = bisect_right(self._times, end_ms, first)
+        if first == last:
+            return None
+        rows = slice(self._start + first, self._start + last)
+        times = np.array(self._times[first:last], dtype=np.int64)[:, np.newaxis]
+        values = self._values[rows] if columns is None else self._values[rows].take(columns, axis=1)
+        if all(self._complete[first:last]):
+            return Window(table, values, times, None, start_ms, end_ms)
+        state = self._state[rows] if columns is None else self._state[rows].take(columns, axis=1)
+        present = state == _SAMPLE
+        if present.all():
+            return Window(table, values, times, None, start_ms, end_ms)
+        counts = present.sum(axis=0)
+        if not counts.any():
+            return None
+        # Move each series' samples to the front, in order.
+        order = np.argsort(~present, axis=0, kind="stable")[: int(counts.max())]
+        values = np.take_along_axis(values, order, axis=0)
+        return Window(table, values, times[:, 0][order], counts, start_ms, end_ms)
+
+    @property
+    def times_ms(self) -> Sequence[int]:
+        """Instants for which there is a row, oldest first."""
+        return tuple(self._times)
+
+    def _place(self, table: LabelTable) -> slice | IntArray:
+        """Find a table's columns, adding those that are new."""
+        known = {row: column for column, row in enumerate(self.table.rows)}
+        new = [row for row in table.rows if row not in known]
+        if new:
+            self.table = LabelTable.of((*self.table.rows, *new))
+            for row in new:
+                known[row] = len(known)
+            added = len(new)
+            self._values = np.concatenate([self._values, np.zeros((len(self._values), added))], axis=1)
+            blank = np.zeros((len(self._state), added), dtype=np.uint8)
+            self._state = np.concatenate([self._state, blank], axis=1)
+            self._complete = [False] * len(self._complete)
+        columns = np.array([known[row] for row in table.rows], dtype=np.intp)
+        straight = bool((columns == np.arange(len(columns))).all())
+        self._columns[table] = slice(0, len(columns)) if straight else columns
+        return self._columns[table]
+
+    def _row(self, time_ms: int) -> int:
+        """Return the array row of an instant, opening it if it is new."""
+        if self._times and time_ms <= self._times[-1]:
+            if time_ms == self._times[-1]:
+                return self._start + len(self._times) - 1
+            raise ValueError(f"{self.name}: a sample at {time_ms} ms comes after one at {self._times[-1]} ms")
+        if self._start + len(self._times) == len(self._values):
+            self._make_room(time_ms)
+        row = self._start + len(self._times)
+        self._state[row] = _NOTHING
+        self._times.append(time_ms)
+        self._complete.append(False)
+        return row
+
+    def _make_room(self, time_ms: int) -> None:
+        """Drop what is too old and copy the rest into new arrays; earlier views stay as they were."""
+        dropped = 0
+        if self._retention_ms is not None:
+            dropped = bisect_right(self._times, time_ms - self._retention_ms)
+        kept = slice(self._start + dropped, self._start + len(self._times))
+        self._times = self._times[dropped:]
+        self._complete = self._complete[dropped:]
+        capacity = max(16, 2 * len(self._times))
+        values = np.zeros((capacity, len(self.table)))
+        state = np.zeros((capacity, len(self.table)), dtype=np.uint8)
+        values[: len(self._times)] = self._values[kept]
+        state[: len(self._times)] = self._state[kept]
+        self._values, self._state, self._start = values, state, 0
+
+    def _mark_stale(
+        self, state: npt.NDArray[np.uint8], columns: slice | IntArray, present: BoolArray | None, source: str
+    ) -> None:
+        """Mark series that a source once gave and lacks now.
+
+        The marker is repeated as long as the series is missing: queries cannot tell it from a single one,
+        and finding a row's newest samples then never has to look further back.
+        """
+        given = np.zeros(len(self.table), dtype=np.bool_)
+        given[columns] = True if present is None else present
+        ever = self._by_source.get(source)
+        if ever is None:
+            self._by_source[source] = given
+            return
+        if len(ever) < len(given):
+            ever = np.concatenate([ever, np.zeros(len(given) - len(ever), dtype=np.bool_)])
+        state[ever & ~given & (state == _NOTHING)] = _STALE
+        self._by_source[source] = ever | given
+
+
+@dataclass(slots=True, eq=False)
+class Database:
+    """Series by metric name, appended to in order of time and read by expressions.
+
+    Parameters
+    ----------
+    retention_seconds : float or None
+        How much history is kept at least; None keeps everything. :attr:`RuleGroup.history_seconds` tells
+        what a group needs.
+    lookback_seconds : float
+        Look-back of instant vectors.
+    """
+
+    retention_seconds: float | None = None
+    lookback_seconds: float = DEFAULT_LOOKBACK_SECONDS
+    families: dict[str, Family] = field(default_factory=dict)
+
+    def append(
+        self,
+        time_seconds: float,
+        name: str,
+        table: LabelTable,
+        values: FloatArray,
+        *,
+        present: BoolArray | None = None,
+        source: str | None = None,
+    ) -> None:
+        """Append samples of one metric at one instant.
+
+        Parameters
+        ----------
+        time_seconds : float
+            Not before the family's newest instant; kept to the millisecond.
+        name : str
+            The metric's name.
+        table : LabelTable
+            Label sets of the series, with or without ``__name__``. Pass the same table as long as the same
+            series are meant: its place is then looked up once.
+        values : FloatArray
+            Shape (n_rows,).
+        present : BoolArray, optional
+            Shape (n_rows,): which series have a sample; without it all.
+        source : str, optional
+            Name of the scrape or rule that gives these samples. Series of this metric that the same source
+            gave the time before and lacks now get a staleness marker, as Prometheus writes one.
+
+        Raises
+        ------
+        ValueError
+            If the family already has a later sample.
+        """
+        self.family(name).append(to_milliseconds(time_seconds), table.named(name).table, values, present, source)
+
+    def family(self, name: str) -> Family:
+        """Return a metric's series, starting an empty family when it is new."""
+        family = self.families.get(name)
+        if family is None:
+            retention = None if self.retention_seconds is None else to_milliseconds(self.retention_seconds)
+            family = self.families[name] = Family(name, retention)
+        return family

@@ -1,0 +1,108 @@
+"""Instant vectors as arrays: a label table, one value per row, and which rows have a sample now."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from labkit.errors import RuleError
+from labkit.promql.labels import EMPTY_TABLE, LabelTable, Projection, text_of
+
+__all__ = ["BoolArray", "FloatArray", "Vector", "concatenated", "projected"]
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+
+class Vector:
+    """One instant of several series.
+
+    Parameters
+    ----------
+    table : LabelTable
+        Label sets, n_rows of them; the same table as long as the same series exist.
+    values : FloatArray
+        Shape (n_rows,). Meaningless where no sample is present.
+    present : BoolArray or None
+        Shape (n_rows,): whether the row has a sample; None when all have.
+    """
+
+    __slots__ = ("present", "table", "values")
+
+    def __init__(self, table: LabelTable, values: FloatArray, present: BoolArray | None = None) -> None:
+        self.table = table
+        self.values = values
+        self.present = present
+
+    def mask(self) -> BoolArray:
+        """Return which rows have a sample, shape (n_rows,)."""
+        return np.ones(len(self.table), dtype=np.bool_) if self.present is None else self.present
+
+    def samples(self) -> dict[tuple[tuple[str, str], ...], float]:
+        """Return the present samples by label set, in the table's order."""
+        rows = self.table.rows
+        return {rows[i]: float(self.values[i]) for i in np.flatnonzero(self.mask()).tolist()}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{text_of(row)} {value:g}" for row, value in self.samples().items())
+        return f"Vector({shown})"
+
+
+EMPTY_VECTOR = Vector(EMPTY_TABLE, np.empty(0))
+
+
+def both(left: BoolArray | None, right: BoolArray | None) -> BoolArray | None:
+    """Return where both masks hold; None stands for everywhere."""
+    if left is None:
+        return right
+    if right is None:
+        return left
+    return left & right
+
+
+def projected(vector: Vector, projection: Projection) -> Vector:
+    """Return the vector with changed labels.
+
+    Raises
+    ------
+    RuleError
+        If two samples of this instant end up with the same label set.
+    """
+    index = projection.index
+    if index is None:
+        return Vector(projection.table, vector.values, vector.present)
+    rows = index if vector.present is None else index[vector.present]
+    counts = np.bincount(rows, minlength=len(projection.table))
+    if counts.size and counts.max() > 1:
+        twice = projection.table.rows[int(np.argmax(counts))]
+        raise RuleError(f"vector cannot contain metrics with the same labelset: {text_of(twice)} appears twice")
+    values = np.zeros(len(projection.table))
+    values[rows] = vector.values if vector.present is None else vector.values[vector.present]
+    return Vector(projection.table, values, counts > 0)
+
+
+def concatenated(left: Vector, right: Vector, union: Projection) -> Vector:
+    """Return the samples of two vectors over the union of their tables.
+
+    ``union`` projects the rows of ``left`` followed by those of ``right``. Where both have a sample for a
+    row the left one stays; callers make sure that is what they mean.
+    """
+    n_left = len(left.table)
+    n_rows = len(union.table)
+    values = np.zeros(n_rows)
+    present = np.zeros(n_rows, dtype=np.bool_)
+    index = union.index
+    to_right = np.arange(n_left, n_left + len(right.table)) if index is None else index[n_left:]
+    taken = right.mask()
+    values[to_right[taken]] = right.values[taken]
+    present[to_right[taken]] = True
+    # The left side's rows come first in the union and are distinct: they keep their places.
+    if left.present is None:
+        values[:n_left] = left.values
+        present[:n_left] = True
+    else:
+        np.copyto(values[:n_left], left.values, where=left.present)
+        present[:n_left] |= left.present
+    return Vector(union.table, values, None if present.all() else present)
