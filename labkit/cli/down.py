@@ -1,0 +1,27 @@
+"""``labkit down``: take a lab down."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+HELP = "take a lab down; its logs stay"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    from labkit.cluster.config import default_name
+
+    parser.add_argument("--name", default=default_name(), help="the lab's name (default: %(default)s)")
+    parser.add_argument("--backend", default=None, help="only if it is a lab of this backend")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; return the exit code."""
+    from labkit import cluster
+
+    began = time.monotonic()
+    was_there = cluster.down(args.name, backend=args.backend)
+    seconds = time.monotonic() - began
+    print(f"lab {args.name} is down ({seconds:.1f} s)" if was_there else f"there was no lab {args.name}")
+    return 0

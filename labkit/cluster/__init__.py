@@ -1,0 +1,116 @@
+"""A lab's life on this machine: up, down, status.
+
+Whoever wants a lab calls these functions and gets a :class:`RunningLab`; how the backend does it is its own
+business (:mod:`labkit.cluster.local`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from labkit.cluster.config import (
+    BACKENDS,
+    DEFAULT_ADDRESS,
+    DEFAULT_NAME,
+    LabConfig,
+    LabFolder,
+    default_name,
+    lab_names,
+)
+from labkit.cluster.health import HEALTHY, ComponentStatus
+from labkit.cluster.running import RunningLab
+from labkit.errors import ClusterError, InputError
+
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_ADDRESS",
+    "DEFAULT_NAME",
+    "HEALTHY",
+    "ComponentStatus",
+    "LabConfig",
+    "RunningLab",
+    "default_name",
+    "down",
+    "find",
+    "lab_names",
+    "running",
+    "status",
+    "up",
+    "wanted_config",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def wanted_config(
+    name: str | None = None,
+    *,
+    address: str | None = None,
+    tempo: int | None = None,
+    backend: str | None = None,
+    tools: str | None = None,
+) -> LabConfig:
+    """Complete somebody's wishes: what is not said is taken from the lab of that name, else from the defaults."""
+    name = name or default_name()
+    folder = LabFolder(name)
+    known = folder.read_record().config if folder.exists else LabConfig(name=name)
+    return LabConfig(
+        name=name,
+        address=known.address if address is None else address,
+        tempo=known.tempo if tempo is None else tempo,
+        backend=known.backend if backend is None else backend,
+        tools=known.tools if tools is None else tools,
+    )
+
+
+def up(config: LabConfig, *, say: Callable[[str], None] = logger.info, wait: bool = True) -> RunningLab:
+    """Bring a lab up, or repair what died of it; see :func:`labkit.cluster.local.up`."""
+    if config.backend != "local":
+        raise InputError(f"wanted backend {config.backend}, found only 'local' on this version: leave --backend out")
+    from labkit.cluster import local
+
+    return local.up(config, say=say, wait=wait)
+
+
+def down(name: str | None = None, *, backend: str | None = None, say: Callable[[str], None] = logger.info) -> bool:
+    """Take a lab down; return whether there was one."""
+    from labkit.cluster import local
+
+    folder = LabFolder(name or default_name())
+    if backend is not None and folder.exists and folder.read_record().config.backend != backend:
+        return False
+    return local.down(folder.name, say=say)
+
+
+def running(name: str | None = None) -> RunningLab | None:
+    """Return the lab of that name if it runs now, else None."""
+    from labkit.cluster import local
+
+    folder = LabFolder(name or default_name())
+    if not folder.exists or local.supervisor_state(folder) is None:
+        return None
+    return RunningLab(folder.read_record(), folder)
+
+
+def find(name: str | None = None) -> RunningLab:
+    """Return the lab of that name.
+
+    Raises
+    ------
+    ClusterError
+        If it does not run.
+    """
+    lab = running(name)
+    if lab is None:
+        name = name or default_name()
+        raise ClusterError(f"lab {name!r} does not run: bring it up with 'labkit up --name {name}'")
+    return lab
+
+
+def status(name: str | None = None) -> list[ComponentStatus]:
+    """Return how every component of a running lab is; empty if the lab does not run."""
+    from labkit.cluster.health import status as ask
+
+    lab = running(name)
+    return ask(lab) if lab is not None else []

@@ -1,0 +1,176 @@
+"""How every part of a lab is: the processes under the supervisor and the add-ons' pods."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from labkit import versions
+from labkit.cluster import controlplane
+from labkit.cluster.component import ProcessState
+from labkit.cluster.local import is_ready, supervisor_state
+from labkit.cluster.running import RunningLab
+from labkit.errors import KubeError
+from labkit.kube import DEPLOYMENTS, NODES, PODS
+from labkit.names import ADDON_NODE_LABEL, HOST_NODE
+
+PROBE_SECONDS: Final = 2.0
+HEALTHY: Final = "ok"
+
+_VERSIONS: Final = {
+    controlplane.ETCD: versions.ETCD,
+    controlplane.API_SERVER: versions.KUBERNETES,
+    controlplane.CONTROLLER_MANAGER: versions.KUBERNETES,
+    controlplane.SCHEDULER: versions.KUBERNETES,
+    controlplane.KWOK: versions.KWOK,
+}
+
+
+@dataclass(frozen=True)
+class ComponentStatus:
+    """One line of ``labkit status``.
+
+    Parameters
+    ----------
+    component : str
+        Process or Deployment.
+    health : str
+        ``ok``, or what is wrong in a few words.
+    version : str
+        What runs.
+    ports : tuple of int
+        Where it listens on the lab's address.
+    restarts : int
+        How often it was started again.
+    """
+
+    component: str
+    health: str
+    version: str
+    ports: tuple[int, ...]
+    restarts: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
+
+
+def status(lab: RunningLab) -> list[ComponentStatus]:
+    """Ask every component how it is; answers within a few seconds, whatever hangs."""
+    state = supervisor_state(lab.folder)
+    processes = dict(state.components) if state else {}
+    with ThreadPoolExecutor(8) as pool:
+        own = pool.map(lambda name: _process_status(lab, name, processes[name]), processes)
+        addons = pool.submit(_addon_statuses, lab)
+        return [*own, *addons.result()]
+
+
+def _process_status(lab: RunningLab, name: str, process: ProcessState) -> ComponentStatus:
+    port = controlplane.PORTS.get(name)
+    if process.state != "running":
+        ended = "" if process.exit_code is None else f", ended with {process.exit_code}"
+        health = f"{process.state}{ended}"
+    else:
+        health = _probes(lab).get(name, lambda: HEALTHY)()
+    return ComponentStatus(
+        name, health, _VERSIONS.get(name) or _own_version(), (port,) if port else (), process.restarts
+    )
+
+
+def _probes(lab: RunningLab) -> dict[str, Callable[[], str]]:
+    pki = lab.folder.pki
+
+    def https(name: str, path: str, *, authority: str = controlplane.CLUSTER_CA, client: str | None = None) -> str:
+        context = ssl.create_default_context(cafile=str(pki / f"{authority}.crt"))
+        if client:
+            context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
+        return _get(
+            http.client.HTTPSConnection(lab.address, controlplane.PORTS[name], timeout=PROBE_SECONDS, context=context),
+            path,
+        )
+
+    return {
+        controlplane.ETCD: lambda: https(
+            controlplane.ETCD, "/health", authority=controlplane.ETCD_CA, client="etcd-client"
+        ),
+        controlplane.API_SERVER: lambda: https(controlplane.API_SERVER, "/readyz"),
+        controlplane.CONTROLLER_MANAGER: lambda: https(controlplane.CONTROLLER_MANAGER, "/healthz"),
+        controlplane.SCHEDULER: lambda: https(controlplane.SCHEDULER, "/healthz"),
+        controlplane.KWOK: lambda: https(controlplane.KWOK, "/healthz"),
+        controlplane.AGENT: lambda: _node_health(lab),
+    }
+
+
+def _get(connection: http.client.HTTPConnection, path: str) -> str:
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return HEALTHY if answer.status == http.client.OK else f"answers {answer.status} to {path}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"does not answer {path} ({error})"
+    finally:
+        connection.close()
+
+
+def _node_health(lab: RunningLab) -> str:
+    try:
+        node = lab.kube.find(NODES, HOST_NODE)
+    except KubeError as error:
+        return f"unknown ({error})"
+    return HEALTHY if node is not None and is_ready(node) else f"node {HOST_NODE} is not Ready"
+
+
+def _addon_statuses(lab: RunningLab) -> list[ComponentStatus]:
+    try:
+        deployments = lab.kube.list(DEPLOYMENTS)["items"]
+        pods = lab.kube.list(PODS, field_selector=f"spec.nodeName={HOST_NODE}")["items"]
+    except KubeError as error:
+        return [ComponentStatus("add-ons", f"unknown ({error})", "", (), 0)]
+    return [
+        _addon_status(deployment, pods)
+        for deployment in deployments
+        if ADDON_NODE_LABEL in (deployment["spec"]["template"]["spec"].get("nodeSelector") or {})
+    ]
+
+
+def _addon_status(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> ComponentStatus:
+    template = deployment["spec"]["template"]
+    labels = deployment["spec"]["selector"].get("matchLabels", {}).items()
+    namespace = deployment["metadata"]["namespace"]
+    own = [
+        pod
+        for pod in pods
+        if pod["metadata"]["namespace"] == namespace and labels <= pod["metadata"].get("labels", {}).items()
+    ]
+    containers = [entry for pod in own for entry in pod.get("status", {}).get("containerStatuses") or ()]
+    ports = {
+        int(port.get("hostPort") or port["containerPort"])
+        for container in template["spec"]["containers"]
+        for port in container.get("ports") or ()
+    }
+    version = template["spec"]["containers"][0]["image"].rpartition(":")[2]
+    wanted = deployment["spec"].get("replicas", 1)
+    if wanted == 0:
+        health = "scaled to 0"
+    elif sum(is_ready(pod) for pod in own) == wanted:
+        health = HEALTHY
+    else:
+        waiting = [entry.get("state", {}).get("waiting") for entry in containers]
+        reasons = [f"{entry.get('reason', '')}: {entry.get('message', '')}".strip(": ") for entry in waiting if entry]
+        health = "; ".join(reasons) or (own[0].get("status", {}).get("phase", "Pending") if own else "no pod")
+    return ComponentStatus(
+        f"{namespace}/{deployment['metadata']['name']}",
+        health,
+        version,
+        tuple(sorted(ports)),
+        sum(int(entry.get("restartCount", 0)) for entry in containers),
+    )
+
+
+def _own_version() -> str:
+    return importlib.metadata.version("labkit")

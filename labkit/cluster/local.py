@@ -1,0 +1,362 @@
+"""The backend ``local``: real components as host processes under one supervisor.
+
+``up`` makes a lab or repairs it: what is there and well stays, what is missing or dead comes back. ``down`` leaves
+nothing but the logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from labkit.clock import WALL_CLOCK, wait_until
+from labkit.cluster import controlplane, manifests, tools
+from labkit.cluster.component import Component, Lock, SupervisorState, read_state, write_components
+from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names
+from labkit.cluster.pki import Authority, Pair
+from labkit.cluster.ports import check_free
+from labkit.cluster.running import RunningLab
+from labkit.cluster.supervisor import is_open
+from labkit.errors import ClusterError, ComponentError, InputError, LabError, NotReadyError
+from labkit.kube import DEPLOYMENTS, NODES, PODS, Kube
+from labkit.names import HOST_NODE
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+API_SECONDS: Final = 60.0
+READY_SECONDS: Final = 120.0
+APPLY_SECONDS: Final = 60.0
+DOWN_SECONDS: Final = 15.0
+TOO_MANY_RESTARTS: Final = 4
+"""A component that died that often during ``up`` will not come up."""
+LOG_TAIL_LINES: Final = 15
+
+
+def up(
+    config: LabConfig, *, say: Say = logger.info, wait: bool = True, timeout_seconds: float = READY_SECONDS
+) -> RunningLab:
+    """Bring a lab up, or repair it.
+
+    Parameters
+    ----------
+    config : LabConfig
+        What is wanted.
+    say : callable
+        Is told what is being done, one line at a time.
+    wait : bool
+        Whether to wait for nodes and add-ons to be ready; the API server answers in any case.
+    timeout_seconds : float
+        How long to wait for everything to be ready.
+
+    Returns
+    -------
+    RunningLab
+        The lab, with every component ready.
+
+    Raises
+    ------
+    InputError
+        If a lab of that name runs with other choices.
+    ToolError, ClusterError, ComponentError, NotReadyError
+        If it cannot be brought up. A new lab whose API server never answered, or that was interrupted, is taken
+        down again and its logs stay; otherwise the lab stays as it is, for a look and for another ``up``.
+    """
+    folder = LabFolder(config.name)
+    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _changing(folder):
+        new = not folder.exists
+        record = _new_record(folder, config) if new else _known_record(folder, config)
+        try:
+            if new:
+                check_free(config.address)
+                _remove_old_state(folder)
+                controlplane.write_identities(folder, config.address)
+                folder.write_record(record)
+            _link_tools(folder, record, config)
+            lab = _start(folder, record, say=say)
+            try:
+                _furnish(lab, say=say, wait=wait, timeout_seconds=timeout_seconds)
+            except LabError:
+                new = False
+                raise
+        except BaseException:
+            if new:
+                _take_down(folder)
+            raise
+        return lab
+
+
+def _start(folder: LabFolder, record: LabRecord, *, say: Say) -> RunningLab:
+    """Start what does not run; return when the API server answers."""
+    for path in (folder.logs, folder.logs / "pods", folder.hostnode, folder.etcd):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    controlplane.write_configuration(folder, record)
+    components = controlplane.components(folder, record)
+    write_components(folder.components_file, components)
+    if not _supervisor_lock(folder).held_by_somebody:
+        say(f"starting the control plane at {record.config.address}")
+        _start_supervisor(folder)
+    lab = RunningLab(record, folder)
+    _ = lab.kube  # loading the client takes as long as the API server's start
+    _wait_for_api(folder, components)
+    return lab
+
+
+def _furnish(lab: RunningLab, *, say: Say, wait: bool, timeout_seconds: float) -> None:
+    """Apply the manifests and wait for what they describe."""
+    say("applying manifests")
+    authority = Authority(Pair.read(lab.folder.pki, controlplane.CLUSTER_CA))
+    record = lab.record
+    objects = manifests.for_local_lab(manifests.load(), record.config, epoch=record.epoch, authority=authority)
+    applied = manifests.AppliedObjects(lab.folder.applied_file)
+    manifests.apply(lab.kube, objects, applied=applied, timeout_seconds=APPLY_SECONDS, say=logger.info)
+    if wait:
+        say("waiting for the add-ons")
+        wait_ready(lab, objects, timeout_seconds=timeout_seconds)
+
+
+def down(name: str, *, say: Say = logger.info) -> bool:
+    """Take a lab down; its logs stay until it is brought up again.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to take down.
+    """
+    folder = LabFolder(name)
+    if not folder.path.is_dir():
+        return False
+    with _changing(folder):
+        there = folder.exists or _supervisor_lock(folder).held_by_somebody
+        if there:
+            say(f"taking lab {name} down")
+        _take_down(folder)
+        return there
+
+
+# --- steps of up -----------------------------------------------------------------------------------------
+
+
+def _new_record(folder: LabFolder, config: LabConfig) -> LabRecord:
+    for other in lab_names():
+        other_folder = LabFolder(other)
+        try:
+            address = other_folder.read_record().config.address
+        except ClusterError:
+            continue
+        if other != config.name and address == config.address:
+            raise InputError(
+                f"wanted address {config.address} for lab {config.name!r}, found lab {other!r} there: "
+                f"choose another with --address, or take that one down with 'labkit down --name {other}'"
+            )
+    tools.require(config.tools)
+    return LabRecord(config, WALL_CLOCK.now(), str(folder.bin))
+
+
+def _known_record(folder: LabFolder, config: LabConfig) -> LabRecord:
+    record = folder.read_record()
+    for field in ("backend", "address", "tempo"):
+        wanted, found = getattr(config, field), getattr(record.config, field)
+        if wanted != found:
+            raise InputError(
+                f"wanted lab {config.name!r} with {field} {wanted}, found it with {field} {found}: "
+                f"take it down first with 'labkit down --name {config.name}'"
+            )
+    tools.require(config.tools)
+    return record
+
+
+def _remove_old_state(folder: LabFolder) -> None:
+    """Remove what an earlier lab of this name left, its logs included."""
+    for entry in folder.path.iterdir():
+        if entry.name not in (_change_lock(folder).name, folder.supervisor_lock.name):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _link_tools(folder: LabFolder, record: LabRecord, config: LabConfig) -> None:
+    folder.bin.mkdir(mode=0o700, exist_ok=True)
+    for name, path in tools.locate(config.tools).items():
+        link = folder.bin / name
+        if not link.is_symlink() or link.readlink() != path:
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+
+
+def _start_supervisor(folder: LabFolder) -> None:
+    with (folder.logs / "supervisor.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "labkit.cluster.supervisor", folder.name],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+def _wait_for_api(folder: LabFolder, components: Sequence[Component]) -> None:
+    gates = {component.name: component.gate for component in components}
+    gate = gates[controlplane.API_SERVER]
+
+    def answers() -> bool:
+        _check_components(folder)
+        return gate is not None and is_open(gate)
+
+    wait_until(
+        answers,
+        timeout_seconds=API_SECONDS,
+        what="the API server",
+        found=lambda: log_tail(folder.logs / f"{controlplane.API_SERVER}.log"),
+    )
+
+
+def _check_components(folder: LabFolder) -> None:
+    """Raise if a component keeps dying."""
+    state = read_state(folder.status_file)
+    for name, process in (state.components if state else {}).items():
+        if process.restarts >= TOO_MANY_RESTARTS and process.state == "backing-off":
+            tail = log_tail(folder.logs / f"{name}.log")
+            raise ComponentError(
+                f"wanted {name} running, found it ended with {process.exit_code} {process.restarts} times; "
+                f"last log lines:\n{tail}",
+                component=name,
+                exit_code=process.exit_code,
+                log_tail=tail,
+            )
+
+
+def wait_ready(lab: RunningLab, objects: list[manifests.Object], *, timeout_seconds: float) -> None:
+    """Wait until every node is Ready and every Deployment among the objects is available.
+
+    Raises
+    ------
+    NotReadyError
+        If that did not happen in time; says what is missing and why.
+    """
+    nodes = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Node"}
+    deployments = {
+        (obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in objects if obj["kind"] == "Deployment"
+    }
+    missing: list[str] = []
+
+    def all_ready() -> bool:
+        found = {node["metadata"]["name"] for node in lab.kube.list(NODES)["items"] if is_ready(node)}
+        missing[:] = [f"node {name}" for name in sorted(nodes - found)]
+        if deployments:
+            available = {
+                (entry["metadata"]["namespace"], entry["metadata"]["name"])
+                for entry in lab.kube.list(DEPLOYMENTS)["items"]
+                if is_available(entry)
+            }
+            missing.extend(f"{namespace}/{name}" for namespace, name in sorted(deployments - available))
+        return not missing
+
+    wait_until(
+        all_ready,
+        timeout_seconds=timeout_seconds,
+        what="nodes and add-ons to be ready",
+        poll_seconds=0.1,
+        found=lambda: f"not ready: {', '.join(missing)}{_pod_troubles(lab.kube)}",
+    )
+
+
+def is_ready(obj: manifests.Object) -> bool:
+    """Return whether a node or pod has the condition Ready."""
+    conditions = obj.get("status", {}).get("conditions") or ()
+    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+
+def is_available(deployment: manifests.Object) -> bool:
+    """Return whether a Deployment's newest form runs and is ready."""
+    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) >= wanted
+        and status.get("availableReplicas", 0) >= wanted
+        and status.get("replicas", 0) == wanted
+    )
+
+
+def _pod_troubles(kube: Kube) -> str:
+    """Return why pods of the host node are not ready, as far as their status says."""
+    troubles = []
+    for pod in kube.list(PODS, field_selector=f"spec.nodeName={HOST_NODE}")["items"]:
+        for container in pod.get("status", {}).get("containerStatuses") or ():
+            waiting = container.get("state", {}).get("waiting")
+            if waiting:
+                name = f"{pod['metadata']['name']}/{container['name']}"
+                troubles.append(f"{name} {waiting.get('reason', '')}: {waiting.get('message', '')}".strip(": "))
+    return f"; {'; '.join(troubles)}" if troubles else ""
+
+
+def log_tail(file: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """Return the last lines of a log, empty if there is none."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - 2**16))
+            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+# --- down ------------------------------------------------------------------------------------------------
+
+
+def _take_down(folder: LabFolder) -> None:
+    lock = _supervisor_lock(folder)
+    state = read_state(folder.status_file)
+    if lock.held_by_somebody and state is not None:
+        _signal(state.pid, signal.SIGTERM)
+        try:
+            wait_until(lambda: not lock.held_by_somebody, timeout_seconds=DOWN_SECONDS, what="the supervisor to end")
+        except NotReadyError:
+            _signal(state.pid, signal.SIGKILL)  # its children die with it
+            wait_until(lambda: not lock.held_by_somebody, timeout_seconds=2.0, what="the supervisor to be killed")
+    for entry in folder.path.iterdir():
+        if entry.name not in (_change_lock(folder).name, folder.logs.name):
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        logger.debug("process %d is gone already", pid)
+
+
+# --- locks -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _changing(folder: LabFolder) -> Iterator[None]:
+    """Let only one ``up`` or ``down`` work on a lab at a time."""
+    lock = Lock(_change_lock(folder))
+    if not lock.acquire():
+        raise ClusterError(f"another 'labkit up' or 'labkit down' works on lab {folder.name!r}: wait for it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _change_lock(folder: LabFolder) -> Path:
+    return folder.path / "change.lock"
+
+
+def _supervisor_lock(folder: LabFolder) -> Lock:
+    return Lock(folder.supervisor_lock)
+
+
+def supervisor_state(folder: LabFolder) -> SupervisorState | None:
+    """Return what the lab's supervisor knows, or None if none runs."""
+    return read_state(folder.status_file) if _supervisor_lock(folder).held_by_somebody else None
