@@ -25,6 +25,17 @@ GAUGES: Final[Mapping[str, str]] = {
     "memory_pressure": "node_memory_pressure_psi",
 }
 """The exporter's gauge of each dimension."""
+_COUNTERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "cpu_usage": ("node_cpu_seconds_total", {"mode": "idle"}),
+    "cpu_pressure": ("node_pressure_cpu_waiting_seconds_total", {}),
+    "memory_usage": ("node_memory_MemAvailable_bytes", {}),
+    "memory_pressure": ("node_pressure_memory_waiting_seconds_total", {}),
+}
+_EVICTED: Final[Mapping[str, str]] = {
+    "__name__": "descheduler_pods_evicted_total",
+    "strategy": "LowNodeUtilization",
+    "result": "success",
+}
 PRESSURE_GATE: Final = 0.7
 """Production counts pressure only on a node that uses more than this share of the resource."""
 
@@ -52,68 +63,91 @@ class History:
     Parameters
     ----------
     nodes : tuple of str
-        Unique names.
+        Unique names, in order.
     load_ratio : FloatArray
         Shape (n_times, n_nodes, 4), in [0, 1].
     step_seconds : float
         Between two instants; the first is 0.
     scraped : BoolArray, optional
-        Shape (n_times, n_nodes): which scrapes succeeded; all without it.
-    restarts : IntArray, optional
-        Shape (n_times, n_nodes): nonzero where the node's counters begin at 0 again; never without it.
+        Shape (n_times, n_nodes, 4): whether the scrape brought the series of that dimension; always without it.
+    restarts : BoolArray, optional
+        Shape (n_times, n_nodes): where a node's counters begin at 0 again; never without it.
+    evictions : IntArray, optional
+        Shape (n_times, n_nodes): evictions the descheduler has counted on each node so far; without it none ever,
+        and it exports no such series.
     """
 
     nodes: tuple[str, ...]
     load_ratio: FloatArray
     step_seconds: float
     scraped: BoolArray | None = None
-    restarts: IntArray | None = None
+    restarts: BoolArray | None = None
+    evictions: IntArray | None = None
 
     @classmethod
     def constant(cls, snapshot: Snapshot, *, duration_seconds: float, step_seconds: float) -> History:
         """Return the history of nodes whose load never changed."""
-        instants = int(round(duration_seconds / step_seconds)) + 1
+        instants = round(duration_seconds / step_seconds) + 1
         return cls(snapshot.nodes, np.repeat(snapshot.load_ratio[None], instants, axis=0), step_seconds)
 
     @property
     def times_seconds(self) -> FloatArray:
         """The instants, shape (n_times,)."""
-        return np.arange(len(self.load_ratio)) * self.step_seconds
+        return np.arange(len(self.load_ratio), dtype=np.float64) * self.step_seconds
+
+    def gauge(self, dimension: int) -> FloatArray:
+        """Return a dimension's load as scraped, shape (n_times, n_nodes), NaN where the scrape brought none."""
+        return self._seen(self.load_ratio[:, :, dimension], dimension)
+
+    def counter(self, dimension: int) -> FloatArray:
+        """Return the counter that a dimension's one-minute record is made of, shape (n_times, n_nodes).
+
+        Idle seconds for CPU use, waiting seconds for the pressures; for memory use, which is no counter, the bytes
+        available. NaN where the scrape brought none.
+        """
+        ratio = self.load_ratio[:, :, dimension]
+        if DIMENSIONS[dimension] == "memory_usage":
+            return self._seen(MEMORY_BYTES * (1.0 - ratio), dimension)
+        passed = 1.0 - ratio if DIMENSIONS[dimension] == "cpu_usage" else ratio
+        total = np.zeros_like(passed)
+        for instant in range(1, len(passed)):
+            total[instant] = total[instant - 1] + passed[instant - 1] * self.step_seconds
+            if self.restarts is not None:
+                total[instant, self.restarts[instant]] = 0.0
+        return self._seen(total, dimension)
+
+    def _seen(self, values: FloatArray, dimension: int) -> FloatArray:
+        return values if self.scraped is None else np.where(self.scraped[:, :, dimension], values, np.nan)
 
     def series(self) -> Iterator[Series]:
-        """Yield what the exporter would have exposed: gauges, counters, and the nodes' inventory."""
+        """Yield what the exporter and the descheduler would have exposed: gauges, counters, inventory, evictions."""
+        instants = len(self.load_ratio)
+        memory, one = np.full(instants, MEMORY_BYTES), np.ones(instants)
+        for column, dimension in enumerate(DIMENSIONS):
+            gauge, counter = self.gauge(column), self.counter(column)
+            name, labels = _COUNTERS[dimension]
+            for index, node in enumerate(self.nodes):
+                of_node = {NODE_LABEL: node, "node": node}
+                yield Series({"__name__": GAUGES[dimension], **of_node}, gauge[:, index])
+                yield Series({"__name__": name, **of_node, **labels}, counter[:, index])
         for index, node in enumerate(self.nodes):
-            seen = None if self.scraped is None else self.scraped[:, index]
-            cpu_usage, cpu_pressure, memory_usage, memory_pressure = self.load_ratio[:, index].T
-            labels = {NODE_LABEL: node, "node": node}
-            for column, dimension in enumerate(DIMENSIONS):
-                yield _series(GAUGES[dimension], labels, self.load_ratio[:, index, column], seen)
-            for name, ratio, more in (
-                ("node_cpu_seconds_total", 1.0 - cpu_usage, {"mode": "idle"}),
-                ("node_pressure_cpu_waiting_seconds_total", cpu_pressure, {}),
-                ("node_pressure_memory_waiting_seconds_total", memory_pressure, {}),
-            ):
-                yield _series(name, {**labels, **more}, self._counter(ratio, index), seen)
-            available = MEMORY_BYTES * (1.0 - memory_usage)
-            yield _series("node_memory_MemAvailable_bytes", labels, available, seen)
-            inventory = np.full(len(self.load_ratio), MEMORY_BYTES)
-            memory = {**labels, "resource": "memory", "unit": "byte"}
-            yield _series("kube_node_status_allocatable", memory, inventory, None)
-            yield _series("kube_node_role", {**labels, "role": "worker"}, np.ones(len(self.load_ratio)), None)
-
-    def _counter(self, ratio: FloatArray, node: int) -> FloatArray:
-        steps = np.concatenate(([0.0], ratio[:-1] * self.step_seconds))
-        total = np.cumsum(steps)
-        if self.restarts is None:
-            return total
-        # After a restart the counter shows only what has been added since.
-        for place in np.flatnonzero(self.restarts[:, node]):
-            total[place:] -= total[place]
-        return total
+            of_node = {NODE_LABEL: node, "node": node}
+            unit = {"resource": "memory", "unit": "byte"}
+            yield Series({"__name__": "kube_node_status_allocatable", **of_node, **unit}, memory)
+            yield Series({"__name__": "kube_node_role", **of_node, "role": "worker"}, one)
+            if self.evictions is not None:
+                labels = {NODE_LABEL: "descheduler:10258", "node": node}
+                yield Series({**_EVICTED, **labels}, self.evictions[:, index].astype(np.float64))
 
 
-def _series(name: str, labels: Mapping[str, str], values: FloatArray, seen: BoolArray | None) -> Series:
-    return Series({"__name__": name, **labels}, values if seen is None else np.where(seen, values, np.nan))
+def selector_text(labels: Mapping[str, str]) -> str:
+    """Write labels, but for the name, as ``{key="value",…}``."""
+    quoted = (
+        '{}="{}"'.format(key, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+        for key, value in labels.items()
+        if key != "__name__"
+    )
+    return "{" + ",".join(quoted) + "}"
 
 
 def openmetrics(series: Sequence[Series], times_seconds: FloatArray) -> Iterator[str]:
@@ -125,10 +159,10 @@ def openmetrics(series: Sequence[Series], times_seconds: FloatArray) -> Iterator
     for name, members in by_name.items():
         yield f"# TYPE {name} unknown"
         for each in members:
-            text = ",".join(f'{key}="{value}"' for key, value in each.labels.items() if key != "__name__")
+            text = selector_text(each.labels)
             for stamp, value in zip(stamps, each.values.tolist(), strict=True):
                 if value == value:
-                    yield f"{name}{{{text}}} {value!r} {stamp}"
+                    yield f"{name}{text} {value!r} {stamp}"
     yield "# EOF"
 
 

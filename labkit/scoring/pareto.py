@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from labkit.model import BoolArray, FloatArray, IntArray, Snapshot
+from labkit.scoring.mean import rounded
 
 CROWDING_SHARE: Final = 0.1
 """What crowding adds at most; with more than 11 fronts that is more than the step between two fronts."""
@@ -57,9 +58,10 @@ def fronts(snapshot: Snapshot) -> Fronts:
     -----
     Nodes are visited in lexicographic order of their loads: a node comes after all that dominate it, so one pass
     finds the longest chains. Time grows with the square of the nodes inside NumPy, and once per node outside.
-    Equal values in a dimension are ordered by the nodes' names.
+    Loads are rounded to 1e-9, so that the noise of a rate lets no node dominate its equal. Equal values in a dimension
+    are ordered by the nodes' names.
     """
-    load = snapshot.load_ratio
+    load = rounded(snapshot.load_ratio)
     front = np.zeros(len(load), dtype=np.int64)
     if len(load) == 0:
         return Fronts(front, np.zeros(0))
