@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from labkit.errors import RuleError
 from labkit.promql.labels import Grouping
 from labkit.promql.summation import kahan_mean, kahan_sum
 from labkit.promql.vector import BoolArray, FloatArray, Vector
@@ -109,13 +110,20 @@ def quantile(share: float, vector: Vector, groups: Grouping) -> Vector:
 def largest(k: float, vector: Vector, groups: Grouping, *, smallest: bool) -> Vector:
     """Keep the k largest (or smallest) samples of each group, labels unchanged.
 
+    Raises
+    ------
+    RuleError
+        If k is NaN or no whole number of 64 bits.
+
     Notes
     -----
     Between equal samples Prometheus' choice depends on the order in which its heap met them; here the first
     in the table's order is kept. NaN is kept only where nothing else is left.
     """
     n_rows = len(vector.table)
-    if not k >= 1:
+    if np.isnan(k) or k >= 2.0**63:
+        raise RuleError(f"wanted a number of samples to keep, found {k:g}")
+    if k < 1:
         return Vector(vector.table, vector.values, np.zeros(n_rows, dtype=np.bool_))
     kept = np.zeros(n_rows, dtype=np.bool_)
     if n_rows:
@@ -124,7 +132,7 @@ def largest(k: float, vector: Vector, groups: Grouping, *, smallest: bool) -> Ve
         by_group = np.argsort(group, kind="stable")
         starts = np.searchsorted(group[by_group], np.arange(len(groups.table)))
         place = np.arange(len(order)) - starts[group[by_group]]
-        kept[order[by_group][place < k]] = True
+        kept[order[by_group][place < int(k)]] = True
     return Vector(vector.table, vector.values, kept)
 
 

@@ -21,7 +21,7 @@ from labkit.promql import aggregation, matching
 from labkit.promql.functions import MATHS, label_replacer
 from labkit.promql.labels import NAME, Labels, LabelTable, Projection
 from labkit.promql.matching import Matching, Operation
-from labkit.promql.storage import Database, IntArray, Window, to_milliseconds
+from labkit.promql.storage import Database, Family, IntArray, Window, to_milliseconds
 from labkit.promql.vector import EMPTY_VECTOR, BoolArray, FloatArray, Vector, both, projected
 from labkit.promql.windows import KEEPS_NAME, WINDOW_FUNCTIONS, quantile_over_time
 
@@ -55,7 +55,8 @@ class Frame:
 
 VectorPlan: TypeAlias = Callable[[Frame], Vector]
 ScalarPlan: TypeAlias = Callable[[Frame], float]
-WindowPlan: TypeAlias = Callable[[Frame], tuple[Window | None, LabelTable]]
+WindowPlan: TypeAlias = Callable[[Frame], list[tuple[Window | None, LabelTable]]]
+"""To the windows of each metric selected; None where its series have no sample in the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,50 +374,34 @@ class _Compiler:
         selector = self._selector(node, 0.0)
         offset_ms = to_milliseconds(selector.offset_seconds)
 
-        def one(frame: Frame, name: str) -> Vector:
-            family = frame.database.families.get(name)
-            if family is None:
-                return EMPTY_VECTOR
-            values, present = family.latest(frame.time_ms - offset_ms, to_milliseconds(frame.database.lookback_seconds))
-            table, columns = _selected(family.table, selector)
-            if columns is not None:
-                values = values[columns]
-                present = None if present is None else present[columns]
-            return Vector(table, values, present)
+        def select(frame: Frame) -> Vector:
+            parts = []
+            for family in _families(frame.database, selector):
+                values, present = family.latest(
+                    frame.time_ms - offset_ms, to_milliseconds(frame.database.lookback_seconds)
+                )
+                table, columns = _selected(family.table, selector)
+                if columns is not None:
+                    values = values[columns]
+                    present = None if present is None else present[columns]
+                parts.append(Vector(table, values, present))
+            return _joined(parts)
 
-        if selector.name is not None:
-            only = selector.name
-            return lambda frame: one(frame, only)
-
-        def several(frame: Frame) -> Vector:
-            names = [name for name in sorted(frame.database.families) if selector.matches_name(name)]
-            parts = [one(frame, name) for name in names]
-            table = _joined(tuple(part.table for part in parts))
-            if not parts:
-                return EMPTY_VECTOR
-            present = None
-            if any(part.present is not None for part in parts):
-                present = np.concatenate([part.mask() for part in parts])
-            return Vector(table, np.concatenate([part.values for part in parts]), present)
-
-        return several
+        return select
 
     def _range_selector(self, node: ast.MatrixSelector) -> WindowPlan:
         range_seconds = node.range.total_seconds()
         selector = self._selector(node.vector_selector, range_seconds)
-        if selector.name is None:
-            raise self._unsupported("range vectors without a metric name", "name the metric", r"\{")
-        name = selector.name
         offset_ms = to_milliseconds(selector.offset_seconds)
         range_ms = to_milliseconds(range_seconds)
 
-        def select(frame: Frame) -> tuple[Window | None, LabelTable]:
-            family = frame.database.families.get(name)
-            if family is None:
-                return None, EMPTY_VECTOR.table
-            table, columns = _selected(family.table, selector)
+        def select(frame: Frame) -> list[tuple[Window | None, LabelTable]]:
             end = frame.time_ms - offset_ms
-            return family.window(end - range_ms, end, table, columns), table
+            windows = []
+            for family in _families(frame.database, selector):
+                table, columns = _selected(family.table, selector)
+                windows.append((family.window(end - range_ms, end, table, columns), table))
+            return windows
 
         return select
 
@@ -521,13 +506,19 @@ class _Compiler:
             raise self._unsupported(f"calls of {name}()", f"supported are {', '.join(_FUNCTIONS)}", rf"\b{name}\s*\(")
         if name in WINDOW_FUNCTIONS:
             window = self._as_window(self.compile(arguments[0]))
-            return _Typed(vector=_over_window(window, name))
+            function = WINDOW_FUNCTIONS[name]
+            return _Typed(
+                vector=_over_window(window, lambda _, samples: function(samples), keeps_name=name in KEEPS_NAME)
+            )
         match name:
             case "time":
                 return _Typed(scalar=lambda frame: frame.time_ms / 1000)
             case "quantile_over_time":
                 share = self._as_scalar(self.compile(arguments[0]))
-                return _Typed(vector=_quantile(share, self._as_window(self.compile(arguments[1]))))
+                window = self._as_window(self.compile(arguments[1]))
+                return _Typed(
+                    vector=_over_window(window, lambda frame, samples: quantile_over_time(share(frame), samples))
+                )
             case "vector":
                 scalar = self._as_scalar(self.compile(arguments[0]))
                 return _Typed(vector=lambda frame: Vector(_NO_LABELS, np.array([scalar(frame)])))
@@ -550,7 +541,7 @@ class _Compiler:
         return _Typed(vector=_mapped(vector, MATHS[name]))
 
     def _label_replace(self, vector: VectorPlan, arguments: list[Any]) -> VectorPlan:
-        target, replacement, source, pattern = (argument.val for argument in arguments)
+        target, replacement, source, pattern = (_string(argument) for argument in arguments)
         try:
             change = label_replacer(target, replacement, source, pattern)
         except re.error as exc:
@@ -585,6 +576,12 @@ class _Compiler:
 _STRINGS: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`|#[^\n]*')
 
 
+def _string(node: Any) -> str:
+    while isinstance(node, ast.ParenExpr):
+        node = node.expr
+    return str(node.val)
+
+
 def _constant(value: float) -> ScalarPlan:
     return lambda frame: value
 
@@ -604,14 +601,28 @@ def _selected(table: LabelTable, selector: Selector) -> tuple[LabelTable, IntArr
     return made
 
 
-def _joined(tables: tuple[LabelTable, ...]) -> LabelTable:
-    """Return one table with the rows of several, which have none in common."""
-    if not tables:
-        return EMPTY_VECTOR.table
-    made: LabelTable = tables[0].remembered(
+def _families(database: Database, selector: Selector) -> list[Family]:
+    """Return the metrics that a selector may match, by name."""
+    families = database.families
+    if selector.name is not None:
+        return [families[selector.name]] if selector.name in families else []
+    return [families[name] for name in sorted(families) if selector.matches_name(name)]
+
+
+def _joined(parts: list[Vector]) -> Vector:
+    """Return one vector with the samples of several, whose label sets are all different."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return EMPTY_VECTOR
+    tables = tuple(part.table for part in parts)
+    table: LabelTable = tables[0].remembered(
         ("joined", tables[1:]), lambda: LabelTable.of(row for table in tables for row in table.rows)
     )
-    return made
+    present = None
+    if any(part.present is not None for part in parts):
+        present = np.concatenate([part.mask() for part in parts])
+    return Vector(table, np.concatenate([part.values for part in parts]), present)
 
 
 def _mapped(vector: VectorPlan, function: Callable[[Any], Any]) -> VectorPlan:
@@ -649,29 +660,23 @@ def _clamped(vector: VectorPlan, low: ScalarPlan, high: ScalarPlan) -> VectorPla
     return clamped
 
 
-def _over_window(window: WindowPlan, name: str) -> VectorPlan:
-    function = WINDOW_FUNCTIONS[name]
-    keeps_name = name in KEEPS_NAME
+def _over_window(
+    window: WindowPlan,
+    function: Callable[[Frame, Window], tuple[FloatArray, BoolArray | None]],
+    *,
+    keeps_name: bool = False,
+) -> VectorPlan:
+    """Return the plan that reduces each series' samples to one."""
 
     def over(frame: Frame) -> Vector:
-        samples, table = window(frame)
-        if samples is None:
-            vector = Vector(table, np.zeros(len(table)), np.zeros(len(table), dtype=np.bool_))
-        else:
-            vector = Vector(table, *function(samples))
-        return vector if keeps_name else projected(vector, table.without_name())
-
-    return over
-
-
-def _quantile(share: ScalarPlan, window: WindowPlan) -> VectorPlan:
-    def over(frame: Frame) -> Vector:
-        samples, table = window(frame)
-        if samples is None:
-            vector = Vector(table, np.zeros(len(table)), np.zeros(len(table), dtype=np.bool_))
-        else:
-            vector = Vector(table, *quantile_over_time(share(frame), samples))
-        return projected(vector, table.without_name())
+        parts = []
+        for samples, table in window(frame):
+            if samples is None:
+                parts.append(Vector(table, np.zeros(len(table)), np.zeros(len(table), dtype=np.bool_)))
+            else:
+                parts.append(Vector(table, *function(frame, samples)))
+        vector = _joined(parts)
+        return vector if keeps_name else projected(vector, vector.table.without_name())
 
     return over
 
