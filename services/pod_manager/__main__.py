@@ -1,0 +1,80 @@
+"""Run the pod manager."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from types import FrameType
+
+import waitress
+
+from labkit.clock import WALL_CLOCK, LabTime
+from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Kube, Store
+from labkit.names import (
+    EPOCH_KEY,
+    LAUNCHER_LABEL,
+    LAUNCHER_LABEL_VALUE,
+    LISTEN_ADDRESS_KEY,
+    MONITORING_NAMESPACE,
+    POD_MANAGER_PORT,
+    TEMPO_KEY,
+)
+from labkit.workqueue import Workers
+from services.pod_manager.app import PodManager, create_app
+from services.pod_manager.policy import CONFIG_MAP
+
+logger = logging.getLogger(__name__)
+
+THREADS = 8
+LOOK_AT_ALL_SECONDS = 300.0
+"""How often every VM is compared with its pods although nothing was reported: in memory, against lost events."""
+
+
+def main() -> None:
+    """Manage pods until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    lab_time = LabTime(epoch=float(os.environ[EPOCH_KEY]), tempo=int(os.environ[TEMPO_KEY]))
+    kube = Kube.from_environment()
+    vms, nodes = Store(kube, VIRTUAL_MACHINES), Store(kube, NODES)
+    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    policy = Store(kube, CONFIG_MAPS, namespace=MONITORING_NAMESPACE, field_selector=f"metadata.name={CONFIG_MAP}")
+    manager = PodManager(kube, vms=vms, nodes=nodes, lab_time=lab_time)
+    workers = Workers(manager.queue, manager.reconcile, threads=THREADS, failed=manager.failed)
+    ready = threading.Event()
+    server = waitress.create_server(
+        create_app(manager, ready=ready, healthy=lambda: workers.alive),
+        host=os.environ[LISTEN_ADDRESS_KEY],
+        port=POD_MANAGER_PORT,
+        threads=2,
+        ident="labkit-pod-manager",
+    )
+    threading.Thread(target=server.run, name="http", daemon=True).start()
+    for store, subscriber in (
+        (nodes, manager.node_changed),
+        (policy, manager.policy_changed),
+        (pods, manager.pod_changed),
+        (vms, manager.vm_changed),
+    ):
+        store.subscribe(subscriber)
+        store.start()
+    for store in (nodes, policy, pods, vms):
+        store.wait_synced(math.inf)
+    manager.resume()
+    workers.start()
+    ready.set()
+    logger.info("managing %d VMs and %d pods", len(vms), len(pods))
+    while True:
+        WALL_CLOCK.wait(LOOK_AT_ALL_SECONDS)
+        manager.look_at_all()
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()
