@@ -24,6 +24,7 @@ import yaml
 from labkit.cluster.component import Component, Gate
 from labkit.cluster.config import LabFolder, LabRecord, write_whole
 from labkit.cluster.pki import Authority, Pair, new_key
+from labkit.cluster.tools import pages_folder
 from labkit.datafiles import data_path
 from labkit.names import (
     API_SERVER_PORT,
@@ -198,8 +199,8 @@ def write_configuration(folder: LabFolder, record: LabRecord) -> None:
                 "api_server_port": API_SERVER_PORT,
                 "ca_file": str(pki / f"{CLUSTER_CA}.crt"),
                 "kwok_port": KWOK_PORT,
-                "cluster_domain": "svc",
-                "static_dir_prometheus": _static_pages(record),
+                "cluster_domain": "cluster.local",
+                "static_dir_prometheus": _static_pages(),
                 "logs_dir": str(folder.logs / "pods"),
             },
             indent=1,
@@ -339,7 +340,7 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "cidr": POD_CIDR,
         "node-lease-duration-seconds": str(NODE_GRACE_SECONDS),
         # Stage among them would drop the stages of the file; Exec would let any local user run programs.
-        "enable-crds": "Logs,ClusterLogs,PortForward,ClusterPortForward",
+        "enable-crds": "Logs,PortForward",
     } | tls(KWOK)
     agent = (sys.executable, "-m", "labkit.cluster.hostnode", "--config", str(folder.hostnode_file))
     ready = Gate(address, API_SERVER_PORT, path="/readyz", ca_file=str(pki / f"{CLUSTER_CA}.crt"))
@@ -383,9 +384,10 @@ def _environment(record: LabRecord) -> dict[str, str]:
     return kept | own | {"PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
-def _static_pages(record: LabRecord) -> str | None:
-    pages = Path(record.tools_path) / "static"
-    return str(pages.parent) if pages.is_dir() else None
+def _static_pages() -> str | None:
+    """Return the folder with Prometheus' pages, None where they were not built."""
+    pages = pages_folder() / "static"
+    return str(pages) if pages.is_dir() else None
 
 
 def _base64(text: str) -> str:

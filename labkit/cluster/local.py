@@ -193,6 +193,7 @@ def _link_tools(folder: LabFolder, record: LabRecord, config: LabConfig) -> None
 
 
 def _start_supervisor(folder: LabFolder) -> None:
+    folder.status_file.unlink(missing_ok=True)
     with (folder.logs / "supervisor.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "labkit.cluster.supervisor", folder.name],
@@ -207,9 +208,10 @@ def _start_supervisor(folder: LabFolder) -> None:
 def _wait_for_api(folder: LabFolder, components: Sequence[Component]) -> None:
     gates = {component.name: component.gate for component in components}
     gate = gates[controlplane.API_SERVER]
+    before = read_state(folder.status_file)
 
     def answers() -> bool:
-        _check_components(folder)
+        _check_components(folder, (controlplane.ETCD, controlplane.API_SERVER), before=before)
         return gate is not None and is_open(gate)
 
     wait_until(
@@ -220,11 +222,25 @@ def _wait_for_api(folder: LabFolder, components: Sequence[Component]) -> None:
     )
 
 
-def _check_components(folder: LabFolder) -> None:
-    """Raise if a component keeps dying."""
+def _check_components(folder: LabFolder, names: Sequence[str], *, before: SupervisorState | None) -> None:
+    """Raise if one of these components keeps dying.
+
+    Parameters
+    ----------
+    folder : LabFolder
+        The lab.
+    names : sequence of str
+        The components.
+    before : SupervisorState, optional
+        As it was when the waiting began: what died earlier does not count.
+    """
     state = read_state(folder.status_file)
-    for name, process in (state.components if state else {}).items():
-        if process.restarts >= TOO_MANY_RESTARTS and process.state == "backing-off":
+    for name in names:
+        process = state.components.get(name) if state else None
+        if process is None or process.state != "backing-off":
+            continue
+        known = before.components.get(name) if before else None
+        if process.restarts - (known.restarts if known else 0) >= TOO_MANY_RESTARTS:
             tail = log_tail(folder.logs / f"{name}.log")
             raise ComponentError(
                 f"wanted {name} running, found it ended with {process.exit_code} {process.restarts} times; "
@@ -242,14 +258,19 @@ def wait_ready(lab: RunningLab, objects: list[manifests.Object], *, timeout_seco
     ------
     NotReadyError
         If that did not happen in time; says what is missing and why.
+    ComponentError
+        If a process of the control plane keeps dying.
     """
     nodes = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Node"}
     deployments = {
         (obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in objects if obj["kind"] == "Deployment"
     }
     missing: list[str] = []
+    before = read_state(lab.folder.status_file)
+    components = tuple(before.components) if before else ()
 
     def all_ready() -> bool:
+        _check_components(lab.folder, components, before=before)
         found = {node["metadata"]["name"] for node in lab.kube.list(NODES)["items"] if is_ready(node)}
         missing[:] = [f"node {name}" for name in sorted(nodes - found)]
         if deployments:
