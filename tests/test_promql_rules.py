@@ -95,13 +95,11 @@ def test_rule_that_fails_writes_nothing_and_the_others_go_on(caplog: pytest.LogC
 
 
 def test_rule_with_two_samples_for_one_label_set_fails() -> None:
-    group = parse_rules(
-        'groups: [{name: g, rules: [{record: r, expr: x, labels: {instance: "", kind: same}}]}]'
-    )
+    group = parse_rules('groups: [{name: g, rules: [{record: r, expr: x, labels: {instance: "", kind: same}}]}]')
     database = Database()
     database.append(0.0, "x", NODES, np.ones(3))
     (failure,) = group.evaluate(database, 0.0)
-    assert 'r{kind="same"} appears twice' in failure.message
+    assert '{kind="same"} appears twice' in failure.message
 
 
 MESSAGES = {

@@ -124,7 +124,7 @@ def largest(k: float, vector: Vector, groups: Grouping, *, smallest: bool) -> Ve
     if np.isnan(k) or k >= 2.0**63:
         raise RuleError(f"wanted a number of samples to keep, found {k:g}")
     if k < 1:
-        return Vector(vector.table, vector.values, np.zeros(n_rows, dtype=np.bool_))
+        return Vector(vector.table, vector.values, np.zeros(n_rows, dtype=np.bool_), vector.name)
     kept = np.zeros(n_rows, dtype=np.bool_)
     if n_rows:
         order = ranking(vector, smallest=smallest)
@@ -133,7 +133,7 @@ def largest(k: float, vector: Vector, groups: Grouping, *, smallest: bool) -> Ve
         starts = np.searchsorted(group[by_group], np.arange(len(groups.table)))
         place = np.arange(len(order)) - starts[group[by_group]]
         kept[order[by_group][place < int(k)]] = True
-    return Vector(vector.table, vector.values, kept)
+    return Vector(vector.table, vector.values, kept, vector.name)
 
 
 def ranking(vector: Vector, *, smallest: bool) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -19,7 +19,7 @@ import promql_parser as ast
 from labkit.errors import RuleError
 from labkit.promql import aggregation, matching
 from labkit.promql.functions import MATHS, label_replacer
-from labkit.promql.labels import NAME, Labels, LabelTable, Projection
+from labkit.promql.labels import NAME, Labels, LabelTable
 from labkit.promql.matching import Matching, Operation
 from labkit.promql.storage import Database, Family, IntArray, Window, to_milliseconds
 from labkit.promql.vector import EMPTY_VECTOR, BoolArray, FloatArray, Vector, both, projected
@@ -55,8 +55,8 @@ class Frame:
 
 VectorPlan: TypeAlias = Callable[[Frame], Vector]
 ScalarPlan: TypeAlias = Callable[[Frame], float]
-WindowPlan: TypeAlias = Callable[[Frame], list[tuple[Window | None, LabelTable]]]
-"""To the windows of each metric selected; None where its series have no sample in the range."""
+WindowPlan: TypeAlias = Callable[[Frame], list[tuple[Window | None, LabelTable, str]]]
+"""To window, label sets and name of each metric selected; no window where its series have no sample in the range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,13 @@ class Selector:
     offset_seconds: float
 
     def matches(self, row: Labels) -> bool:
-        """Tell whether a label set is selected (the name given by equality is not looked at)."""
+        """Tell whether a label set is selected; the metric's name is not looked at."""
         labels = dict(row)
-        return all(_accepts(operator, value, labels.get(label, "")) for label, operator, value in self.matchers)
+        return all(
+            _accepts(operator, value, labels.get(label, ""))
+            for label, operator, value in self.matchers
+            if label != NAME
+        )
 
     def matches_name(self, name: str) -> bool:
         """Tell whether series of this name can be selected."""
@@ -186,7 +190,7 @@ class Expression:
             If the samples found cannot be combined as the expression wants.
         """
         with np.errstate(all="ignore"):
-            vector = self.vector(Frame(database, to_milliseconds(time_seconds)))
+            vector = self.vector(Frame(database, to_milliseconds(time_seconds))).with_names()
         if self._order is not None:
             rows = aggregation.ranking(vector, smallest=self._order == "bottomk")
             chosen = LabelTable.of(vector.table.rows[row] for row in rows.tolist())
@@ -218,7 +222,7 @@ class Expression:
         vectors = []
         with np.errstate(all="ignore"):
             for time_ms in instants.tolist():
-                found = self.vector(Frame(database, time_ms))
+                found = self.vector(Frame(database, time_ms)).with_names()
                 vectors.append(Vector(found.table, found.values.copy(), found.present))
         tables = list(dict.fromkeys(vector.table for vector in vectors))
         rows = list(dict.fromkeys(row for table in tables for row in table.rows))
@@ -384,7 +388,7 @@ class _Compiler:
                 if columns is not None:
                     values = values[columns]
                     present = None if present is None else present[columns]
-                parts.append(Vector(table, values, present))
+                parts.append(Vector(table, values, present, family.name))
             return _joined(parts)
 
         return select
@@ -395,12 +399,13 @@ class _Compiler:
         offset_ms = to_milliseconds(selector.offset_seconds)
         range_ms = to_milliseconds(range_seconds)
 
-        def select(frame: Frame) -> list[tuple[Window | None, LabelTable]]:
+        def select(frame: Frame) -> list[tuple[Window | None, LabelTable, str]]:
             end = frame.time_ms - offset_ms
             windows = []
             for family in _families(frame.database, selector):
                 table, columns = _selected(family.table, selector)
-                windows.append((family.window(end - range_ms, end, table, columns), table))
+                window = family.window(end - range_ms, end, table, columns)
+                windows.append((window, table, family.name))
             return windows
 
         return select
@@ -460,7 +465,7 @@ class _Compiler:
         def kept(frame: Frame) -> Vector:
             found = vector(frame)
             keep = holds(found.values, scalar(frame))
-            return Vector(found.table, found.values, both(found.present, keep))
+            return Vector(found.table, found.values, both(found.present, keep), found.name)
 
         return kept
 
@@ -478,6 +483,8 @@ class _Compiler:
             labels = tuple(sorted(set(node.modifier.labels)))
             without = node.modifier.type == ast.AggModifierType.Without
         inner = self._as_vector(self.compile(node.expr))
+        if NAME in labels:
+            inner = _with_names(inner)
         if operator in aggregation.AGGREGATIONS:
             reduce = aggregation.AGGREGATIONS[operator]
 
@@ -549,6 +556,8 @@ class _Compiler:
                 f"regular expression {pattern!r} of label_replace is not understood: {exc}",
                 offset=self._find(r"\blabel_replace\b"),
             ) from exc
+        if NAME in (target, source):
+            vector = _with_names(vector)
         key = ("label_replace", target, replacement, source, pattern)
 
         def replaced(frame: Frame) -> Vector:
@@ -605,7 +614,8 @@ def _families(database: Database, selector: Selector) -> list[Family]:
     """Return the metrics that a selector may match, by name."""
     families = database.families
     if selector.name is not None:
-        return [families[selector.name]] if selector.name in families else []
+        family = families.get(selector.name)
+        return [] if family is None else [family]
     return [families[name] for name in sorted(families) if selector.matches_name(name)]
 
 
@@ -615,6 +625,7 @@ def _joined(parts: list[Vector]) -> Vector:
         return parts[0]
     if not parts:
         return EMPTY_VECTOR
+    parts = [part.with_names() for part in parts]
     tables = tuple(part.table for part in parts)
     table: LabelTable = tables[0].remembered(
         ("joined", tables[1:]), lambda: LabelTable.of(row for table in tables for row in table.rows)
@@ -625,13 +636,16 @@ def _joined(parts: list[Vector]) -> Vector:
     return Vector(table, np.concatenate([part.values for part in parts]), present)
 
 
+def _with_names(vector: VectorPlan) -> VectorPlan:
+    return lambda frame: vector(frame).with_names()
+
+
 def _mapped(vector: VectorPlan, function: Callable[[Any], Any]) -> VectorPlan:
     """Return the plan that changes each value and drops the metric's name."""
 
     def changed(frame: Frame) -> Vector:
-        found = vector(frame)
-        projection: Projection = found.table.without_name()
-        return projected(Vector(found.table, function(found.values), found.present), projection)
+        found = vector(frame).without_names()
+        return Vector(found.table, function(found.values), found.present)
 
     return changed
 
@@ -640,10 +654,8 @@ def _mapped_with(vector: VectorPlan, function: Callable[[Any, Any], Any], scalar
     """Return the plan that changes each value by a scalar and drops the metric's name."""
 
     def changed(frame: Frame) -> Vector:
-        found = vector(frame)
-        projection: Projection = found.table.without_name()
-        values = function(found.values, scalar(frame))
-        return projected(Vector(found.table, values, found.present), projection)
+        found = vector(frame).without_names()
+        return Vector(found.table, function(found.values, scalar(frame)), found.present)
 
     return changed
 
@@ -655,7 +667,7 @@ def _clamped(vector: VectorPlan, low: ScalarPlan, high: ScalarPlan) -> VectorPla
         if highest < lowest:
             return EMPTY_VECTOR
         values = np.maximum(lowest, np.minimum(highest, found.values))
-        return projected(Vector(found.table, values, found.present), found.table.without_name())
+        return Vector(found.table, values, found.present).without_names()
 
     return clamped
 
@@ -670,13 +682,14 @@ def _over_window(
 
     def over(frame: Frame) -> Vector:
         parts = []
-        for samples, table in window(frame):
+        for samples, table, name in window(frame):
             if samples is None:
-                parts.append(Vector(table, np.zeros(len(table)), np.zeros(len(table), dtype=np.bool_)))
+                nothing = np.zeros(len(table), dtype=np.bool_)
+                parts.append(Vector(table, np.zeros(len(table)), nothing, name))
             else:
-                parts.append(Vector(table, *function(frame, samples)))
+                parts.append(Vector(table, *function(frame, samples), name))
         vector = _joined(parts)
-        return vector if keeps_name else projected(vector, vector.table.without_name())
+        return vector if keeps_name else vector.without_names()
 
     return over
 

@@ -1,8 +1,9 @@
 """Label sets in tables: everything about labels is resolved once per table, never per sample.
 
 A :class:`LabelTable` is an ordered set of distinct label sets. Tables are interned: equal content is the
-same object, so what follows from a table (names dropped, groups, matches with another table) is worked out
-the first time and remembered on it. Evaluation then touches arrays only.
+same object, so what follows from a table (groups, changed labels, matches with another table) is worked out
+the first time and remembered on it. Evaluation then touches arrays only. The series of one metric keep its
+name outside their table: a hundred records about the same nodes share one.
 """
 
 from __future__ import annotations
@@ -71,12 +72,11 @@ class Grouping:
 class LabelTable:
     """An ordered, immutable set of distinct label sets; made by :meth:`of`."""
 
-    __slots__ = ("__weakref__", "_memo", "rows")
-
-    rows: tuple[Labels, ...]
+    __slots__ = ("__weakref__", "_memo", "has_names", "rows")
 
     def __init__(self, rows: tuple[Labels, ...]) -> None:
         self.rows = rows
+        self.has_names = any(pair[0] in _NOT_METADATA for row in rows for pair in row)
         self._memo: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -123,6 +123,8 @@ class LabelTable:
 
     def without_name(self) -> Projection:
         """Return the table without metric names."""
+        if not self.has_names:
+            return self.remembered("as it is", lambda: Projection(self, None))  # type: ignore[no-any-return]
         return self.projected("without name", drop_name)
 
     def named(self, name: str) -> Projection:

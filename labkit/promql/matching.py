@@ -55,6 +55,11 @@ class Matching:
     include: tuple[str, ...] = ()
     drop_name: bool = True
 
+    @property
+    def by_name(self) -> bool:
+        """Whether the metric's name takes part, so that it must stand in the tables."""
+        return NAME in self.labels or NAME in self.include
+
     def signature(self, row: Labels) -> Labels:
         """Return the labels that must be equal on both sides."""
         if self.on:
@@ -101,6 +106,9 @@ def _signatures(left: LabelTable, right: LabelTable, matching: Matching) -> _Sig
     key = ("signatures", right, matching.on, matching.labels)
 
     def make() -> _Signatures:
+        if left is right and not matching.on and not matching.labels and not left.has_names:
+            rows = np.arange(len(left))
+            return _Signatures(rows, rows, len(left), True, True, True)
         number: dict[Labels, int] = {}
         sides = [
             np.array([number.setdefault(matching.signature(row), len(number)) for row in table.rows], dtype=np.intp)
@@ -118,6 +126,8 @@ def _pairs(many: LabelTable, one: LabelTable, matching: Matching, signatures: tu
     """Return all rows of both sides whose signatures are equal."""
 
     def make() -> _Pairs:
+        if many is one and not matching.on and not matching.labels and not many.has_names:
+            return _Pairs(None, None, Projection(many, None))
         by_signature: dict[int, list[int]] = {}
         for row, signature in enumerate(signatures[1].tolist()):
             by_signature.setdefault(signature, []).append(row)
@@ -147,6 +157,8 @@ def combine(operation: Operation, left: Vector, right: Vector, matching: Matchin
     RuleError
         If samples match that must not: several on the one side, or two results with the same labels.
     """
+    if matching.by_name:
+        left, right = left.with_names(), right.with_names()
     signatures = _signatures(left.table, right.table, matching)
     if matching.many == "right":
         many, one = right, left
@@ -168,6 +180,12 @@ def combine(operation: Operation, left: Vector, right: Vector, matching: Matchin
     else:
         values, kept = operation(many_values, one_values)
     matched = both(many_present, one_present)
+    keeps_name = not matching.drop_name and not (matching.on and matching.many == "none")
+    name = many.name if keeps_name else ""
+    if pairs.projection.index is None and len(values) == len(pairs.projection.table):
+        present = both(matched, kept)
+        if present is None or len(present) == len(values):
+            return Vector(pairs.projection.table, values, present, name)
     n_pairs = len(pairs.projection.table) if pairs.projection.index is None else len(pairs.projection.index)
     if matched is not None and len(matched) != n_pairs:
         matched = np.broadcast_to(matched, (n_pairs,))
@@ -176,34 +194,40 @@ def combine(operation: Operation, left: Vector, right: Vector, matching: Matchin
     if pairs.projection.index is not None:
         # Prometheus refuses equal results before it filters them.
         projected(Vector(many.table, values, matched), pairs.projection)
-    return projected(Vector(many.table, values, both(matched, kept)), pairs.projection)
+    return projected(Vector(many.table, values, both(matched, kept), name), pairs.projection)
 
 
 def intersect(left: Vector, right: Vector, matching: Matching) -> Vector:
     """Keep the samples of the left vector that match any of the right one (``and``)."""
     met = _met(left, right, matching)
-    return left if met is None else Vector(left.table, left.values, both(left.present, met))
+    return left if met is None else Vector(left.table, left.values, both(left.present, met), left.name)
 
 
 def subtract(left: Vector, right: Vector, matching: Matching) -> Vector:
     """Keep the samples of the left vector that match none of the right one (``unless``)."""
     met = _met(left, right, matching)
     unmet = np.zeros(len(left.table), dtype=np.bool_) if met is None else ~met
-    return Vector(left.table, left.values, both(left.present, unmet))
+    return Vector(left.table, left.values, both(left.present, unmet), left.name)
 
 
 def unite(left: Vector, right: Vector, matching: Matching) -> Vector:
     """Keep the left vector and those samples of the right one that match none of it (``or``)."""
-    if left.present is None and left.table is right.table:
+    if not len(right.table):
         return left
-    if left.table is right.table and _signatures(left.table, right.table, matching).aligned:
-        here = left.mask()
-        present = here | right.mask()
-        values = np.where(here, left.values, right.values)
-        return Vector(left.table, values, None if present.all() else present)
+    if not len(left.table):
+        return right
+    if left.name != right.name:
+        left, right = left.with_names(), right.with_names()
+    if left.table is right.table:
+        if left.present is None:
+            return left
+        if _signatures(left.table, right.table, matching).aligned:
+            present = None if right.present is None else left.present | right.present
+            values = np.where(left.present, left.values, right.values)
+            return Vector(left.table, values, present, left.name)
     met = _met(right, left, matching)
     dropped = np.zeros(len(right.table), dtype=np.bool_) if met is None else ~met
-    right = Vector(right.table, right.values, both(right.present, dropped))
+    right = Vector(right.table, right.values, both(right.present, dropped), right.name)
     union: Projection = left.table.remembered(
         ("union", right.table), lambda: project_rows((*left.table.rows, *right.table.rows))
     )
@@ -212,6 +236,8 @@ def unite(left: Vector, right: Vector, matching: Matching) -> Vector:
 
 def _met(left: Vector, right: Vector, matching: Matching) -> BoolArray | None:
     """Return which rows of the left vector match a sample of the right one, None for all."""
+    if matching.by_name:
+        left, right = left.with_names(), right.with_names()
     signatures = _signatures(left.table, right.table, matching)
     if signatures.aligned:
         return right.present

@@ -13,7 +13,7 @@ import yaml
 
 from labkit.errors import InputError, RuleError
 from labkit.promql.expression import Expression, Frame, Selector, UnsupportedError
-from labkit.promql.labels import NAME, Labels, with_label
+from labkit.promql.labels import Labels, with_label
 from labkit.promql.storage import Database, to_milliseconds
 from labkit.promql.vector import projected
 from labkit.units import format_duration, parse_duration
@@ -178,15 +178,15 @@ class RuleGroup:
 
     @staticmethod
     def _evaluate(rule: Rule, source: str, frame: Frame) -> None:
-        vector = rule.expression.vector(frame)
-        key = ("record", rule.record, tuple(rule.labels.items()))
-        vector = projected(vector, vector.table.projected(key, lambda row: _recorded(row, rule)))
+        vector = rule.expression.vector(frame).without_names()
+        if rule.labels:
+            key = ("labels", tuple(rule.labels.items()))
+            vector = projected(vector, vector.table.projected(key, lambda row: _labelled(row, rule.labels)))
         frame.database.family(rule.record).append(frame.time_ms, vector.table, vector.values, vector.present, source)
 
 
-def _recorded(row: Labels, rule: Rule) -> Labels:
-    row = with_label(row, NAME, rule.record)
-    for label, value in rule.labels.items():
+def _labelled(row: Labels, labels: Mapping[str, str]) -> Labels:
+    for label, value in labels.items():
         row = with_label(row, label, value)
     return row
 

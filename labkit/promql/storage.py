@@ -67,7 +67,7 @@ class Family:
     Parameters
     ----------
     name : str
-        The metric's name.
+        The metric's name; the label sets of its table are without it.
     retention_ms : int or None
         Rows older than this, seen from the newest, may be dropped; None keeps everything.
     """
@@ -82,7 +82,8 @@ class Family:
         self._values = np.zeros((16, 0))
         self._state = np.zeros((16, 0), dtype=np.uint8)
         self._columns: dict[LabelTable, slice | IntArray] = {}
-        self._by_source: dict[str, BoolArray] = {}
+        self._given: dict[str, tuple[LabelTable, bool]] = {}
+        self._ever: dict[str, BoolArray] = {}
 
     def append(
         self,
@@ -109,8 +110,13 @@ class Family:
             self._values[row, chosen] = values[present]
             state[chosen] = _SAMPLE
         if source is not None:
-            self._mark_stale(state, columns, present, source)
-        self._complete[-1] = bool((state == _SAMPLE).all())
+            given = (table, present is None)
+            if present is not None or self._given.get(source) != given:
+                self._mark_stale(state, columns, present, source)
+                # Only where nothing is missing may the next sample of the same series skip this.
+                self._given[source] = (table, present is None and bool(self._ever[source].sum() == len(table)))
+        everything = present is None and len(table) == len(self.table)
+        self._complete[-1] = everything or bool((state == _SAMPLE).all())
 
     def latest(self, time_ms: int, lookback_ms: int) -> tuple[FloatArray, BoolArray | None]:
         """Return each series' newest sample at an instant.
@@ -179,6 +185,12 @@ class Family:
 
     def _place(self, table: LabelTable) -> slice | IntArray:
         """Find a table's columns, adding those that are new."""
+        if not len(self.table) and not self._times:
+            self.table = table
+            self._values = np.zeros((len(self._values), len(table)))
+            self._state = np.zeros((len(self._state), len(table)), dtype=np.uint8)
+            self._columns[table] = slice(0, len(table))
+            return self._columns[table]
         known = {row: column for column, row in enumerate(self.table.rows)}
         new = [row for row in table.rows if row not in known]
         if new:
@@ -234,14 +246,14 @@ class Family:
         """
         given = np.zeros(len(self.table), dtype=np.bool_)
         given[columns] = True if present is None else present
-        ever = self._by_source.get(source)
+        ever = self._ever.get(source)
         if ever is None:
-            self._by_source[source] = given
+            self._ever[source] = given
             return
         if len(ever) < len(given):
             ever = np.concatenate([ever, np.zeros(len(given) - len(ever), dtype=np.bool_)])
         state[ever & ~given & (state == _NOTHING)] = _STALE
-        self._by_source[source] = ever | given
+        self._ever[source] = ever | given
 
 
 @dataclass(slots=True, eq=False)
@@ -280,7 +292,7 @@ class Database:
         name : str
             The metric's name.
         table : LabelTable
-            Label sets of the series, with or without ``__name__``. Pass the same table as long as the same
+            Label sets of the series; a ``__name__`` in them is left out. Pass the same table as long as the same
             series are meant: its place is then looked up once.
         values : FloatArray
             Shape (n_rows,).
@@ -293,9 +305,12 @@ class Database:
         Raises
         ------
         ValueError
-            If the family already has a later sample.
+            If the family already has a later sample, or two series differ in ``__name__`` only.
         """
-        self.family(name).append(to_milliseconds(time_seconds), table.named(name).table, values, present, source)
+        projection = table.without_name()
+        if projection.index is not None:
+            raise ValueError(f"{name}: two series of the table differ in their name only")
+        self.family(name).append(to_milliseconds(time_seconds), projection.table, values, present, source)
 
     def family(self, name: str) -> Family:
         """Return a metric's series, starting an empty family when it is new."""

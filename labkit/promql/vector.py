@@ -27,23 +27,44 @@ class Vector:
         Shape (n_rows,). Meaningless where no sample is present.
     present : BoolArray or None
         Shape (n_rows,): whether the row has a sample; None when all have.
+    name : str
+        Metric name of all rows; empty when they have none, or each its own in the table.
     """
 
-    __slots__ = ("present", "table", "values")
+    __slots__ = ("name", "present", "table", "values")
 
-    def __init__(self, table: LabelTable, values: FloatArray, present: BoolArray | None = None) -> None:
+    def __init__(self, table: LabelTable, values: FloatArray, present: BoolArray | None = None, name: str = "") -> None:
         self.table = table
         self.values = values
         self.present = present
+        self.name = name
 
     def mask(self) -> BoolArray:
         """Return which rows have a sample, shape (n_rows,)."""
         return np.ones(len(self.table), dtype=np.bool_) if self.present is None else self.present
 
     def samples(self) -> dict[tuple[tuple[str, str], ...], float]:
-        """Return the present samples by label set, in the table's order."""
-        rows = self.table.rows
+        """Return the present samples by label set, metric names included, in the table's order."""
+        rows = self.with_names().table.rows
         return {rows[i]: float(self.values[i]) for i in np.flatnonzero(self.mask()).tolist()}
+
+    def with_names(self) -> Vector:
+        """Return the vector with the metric's name written into the table."""
+        if not self.name:
+            return self
+        return Vector(self.table.named(self.name).table, self.values, self.present)
+
+    def without_names(self) -> Vector:
+        """Return the vector without metric names.
+
+        Raises
+        ------
+        RuleError
+            If two samples differ in their name only.
+        """
+        if self.table.has_names:
+            return projected(Vector(self.table, self.values, self.present), self.table.without_name())
+        return Vector(self.table, self.values, self.present) if self.name else self
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{text_of(row)} {value:g}" for row, value in self.samples().items())
@@ -63,7 +84,7 @@ def both(left: BoolArray | None, right: BoolArray | None) -> BoolArray | None:
 
 
 def projected(vector: Vector, projection: Projection) -> Vector:
-    """Return the vector with changed labels.
+    """Return the vector with changed labels, its name kept.
 
     Raises
     ------
@@ -72,7 +93,7 @@ def projected(vector: Vector, projection: Projection) -> Vector:
     """
     index = projection.index
     if index is None:
-        return Vector(projection.table, vector.values, vector.present)
+        return Vector(projection.table, vector.values, vector.present, vector.name)
     rows = index if vector.present is None else index[vector.present]
     counts = np.bincount(rows, minlength=len(projection.table))
     if counts.size and counts.max() > 1:
@@ -80,11 +101,11 @@ def projected(vector: Vector, projection: Projection) -> Vector:
         raise RuleError(f"vector cannot contain metrics with the same labelset: {text_of(twice)} appears twice")
     values = np.zeros(len(projection.table))
     values[rows] = vector.values if vector.present is None else vector.values[vector.present]
-    return Vector(projection.table, values, counts > 0)
+    return Vector(projection.table, values, counts > 0, vector.name)
 
 
 def concatenated(left: Vector, right: Vector, union: Projection) -> Vector:
-    """Return the samples of two vectors over the union of their tables.
+    """Return the samples of two vectors of the same name over the union of their tables.
 
     ``union`` projects the rows of ``left`` followed by those of ``right``. Where both have a sample for a
     row the left one stays; callers make sure that is what they mean.
@@ -105,4 +126,4 @@ def concatenated(left: Vector, right: Vector, union: Projection) -> Vector:
     else:
         np.copyto(values[:n_left], left.values, where=left.present)
         present[:n_left] |= left.present
-    return Vector(union.table, values, None if present.all() else present)
+    return Vector(union.table, values, None if present.all() else present, left.name)
