@@ -49,11 +49,11 @@ def verb_module(verb: str) -> Verb:
     return module
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all verbs."""
+def build_parser(wanted: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """Build the parser, with the arguments of the wanted verbs (of all of them for the overview)."""
     parser = _Parser(prog="labkit", description=importlib.import_module("labkit").__doc__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    for verb in VERBS:
+    for verb in wanted:
         module = verb_module(verb)
         module.add_arguments(verbs.add_parser(verb, help=module.HELP, description=module.HELP))
     return parser
@@ -61,8 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 (something failed), 2 (bad input) or 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    wanted = words[:1] if words and words[0] in VERBS else VERBS
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser(wanted).parse_args(words)
         return verb_module(args.verb).run(args)
     except InputError as error:
         print(f"labkit: {error}", file=sys.stderr)

@@ -25,6 +25,13 @@ _LINE = re.compile(r'^(?P<time>\S+) \S+ \S+ +\d+ [^\]]*\] "(?P<message>[^"]*)"(?
 _PERCENT = re.compile(r'"?MetricResource"?[=:]"?(?P<value>-?[\d.]+)')
 _NODE = re.compile(r'\bnode="(?P<node>[^"]+)"')
 _CATEGORY = re.compile(r'\bcategory="(?P<category>[^"]+)"')
+_POD = re.compile(r'\bpod="(?P<pod>[^"]+)"')
+_LIMIT = re.compile(r"maximum number of evicted pods")
+_RESULTS: Final = {
+    "Eviction in background assumed": "background",
+    "Evicted pod": "success",
+    "Error evicting pod": "error",
+}
 _USAGE = re.compile(r'\busagePercentage=\{"MetricResource":(?P<value>-?[\d.]+)\}')
 
 
@@ -82,6 +89,37 @@ def descheduling_cycles(log: Iterable[str], time: LabTime) -> pd.DataFrame:
     return conform("cycles", pd.DataFrame(rows)) if rows else empty("cycles")
 
 
+def evictions(log: Iterable[str], pods: Mapping[str, tuple[str, str]], time: LabTime) -> pd.DataFrame:
+    """Read the table ``evictions`` from the descheduler's log.
+
+    Parameters
+    ----------
+    log : iterable of str
+        Lines as ``kubectl logs --timestamps`` gives them at verbosity 3 or more.
+    pods : mapping of str to (str, str)
+        VM and node of each pod that was seen, by ``namespace/name``.
+    time : LabTime
+        Converts their times.
+
+    Returns
+    -------
+    DataFrame
+        One row per request that reached the API server: ``background`` (accepted, a migration follows), ``success``
+        (the pod was evicted at once) or ``error``. Requests that a limit stopped are not there, nor those repeated
+        while a migration is under way: the descheduler does not send them.
+    """
+    rows = []
+    for line in log:
+        match = _LINE.match(line)
+        pod = _POD.search(match["values"]) if match else None
+        result = _RESULTS.get(match["message"]) if match else None
+        if match is None or pod is None or result is None or (result == "error" and _LIMIT.search(match["values"])):
+            continue
+        vm, node = pods.get(pod["pod"], ("", ""))
+        rows.append((time.at(wall_seconds(match["time"])), vm, node, result))
+    return _frame("evictions", rows)
+
+
 def _percent(values: str) -> float:
     match = _PERCENT.search(values)
     return float(match["value"]) if match else float("nan")
@@ -116,7 +154,7 @@ def _by_node(frame: pd.DataFrame) -> pd.Series[float]:
     return frame.set_index(["time", NODE_LABEL])["value"].rename_axis(["time", "node"])
 
 
-def placement_table(changes: Iterable[tuple[float, str, str]], time: LabTime) -> pd.DataFrame:
+def placement_table(changes: Iterable[tuple[float, str, str]], time: LabTime, *, end_seconds: float) -> pd.DataFrame:
     """Make the table ``placement`` from observed ``(wall time, vm, node)``; a VM that is gone has node ''.
 
     What happened before lab time 0 is the initial placement, at 0.
@@ -127,7 +165,7 @@ def placement_table(changes: Iterable[tuple[float, str, str]], time: LabTime) ->
         at = time.at(wall)
         if at <= 0.0:
             first[vm] = node
-        else:
+        elif at <= end_seconds:
             later.append((at, vm, node))
     rows = [(0.0, vm, node) for vm, node in sorted(first.items()) if node]
     known = dict(first)
@@ -138,30 +176,44 @@ def placement_table(changes: Iterable[tuple[float, str, str]], time: LabTime) ->
     return _frame("placement", rows)
 
 
-def records_table(
-    name: str, records: Sequence[Mapping[str, Any]], time: LabTime, *, end_seconds: float
-) -> pd.DataFrame:
-    """Make ``evictions`` or ``migrations`` from records whose ``*_seconds`` that are instants are wall times.
+def migrations(records: Sequence[Mapping[str, Any]], time: LabTime, *, end_seconds: float) -> pd.DataFrame:
+    """Make the table ``migrations`` from the pod manager's records.
 
-    Only what was requested within ``[0, end_seconds]`` of lab time is kept; what had not ended by then has no end.
+    Parameters
+    ----------
+    records : sequence of mapping
+        As ``GET /migrations`` of the pod manager gives them; instants in seconds since 1970.
+    time : LabTime
+        Converts the instants.
+    end_seconds : float
+        Lab time at the end of the run: what was requested later, or before lab time 0, is left out, and what had not
+        ended by then is still running.
     """
-    instants = {"time_seconds", "requested_seconds", "started_seconds", "ended_seconds"}
     rows = []
     for record in records:
-        row = {
-            column: time.at(record[column])
-            if column in instants and record.get(column) is not None
-            else record.get(column)
-            for column in COLUMNS[name]
-        }
-        if row.get("time_seconds") is None:
-            row["time_seconds"] = row["requested_seconds"]
-        if 0.0 <= row["time_seconds"] <= end_seconds:
-            rows.append(row)
-    if not rows:
-        return empty(name)
-    frame = pd.DataFrame(rows, columns=list(COLUMNS[name])).sort_values(["time_seconds", "vm"], kind="stable")
-    return conform(name, frame)
+        requested, started, ended = (_lab(record.get(name), time) for name in ("requested", "started", "ended"))
+        if not 0.0 <= requested <= end_seconds:
+            continue
+        finished = ended <= end_seconds
+        rows.append(
+            (
+                requested,
+                record["vm"],
+                record.get("source") or "",
+                record.get("target") or "",
+                requested,
+                started if started <= end_seconds else float("nan"),
+                ended if finished else float("nan"),
+                (record.get("outcome") or "") if finished else "",
+                float(record.get("bytes") or 0.0),
+                float(record.get("downtime_seconds") or 0.0),
+            )
+        )
+    return _frame("migrations", sorted(rows, key=lambda row: (row[0], row[1])))
+
+
+def _lab(wall: float | None, time: LabTime) -> float:
+    return float("nan") if wall is None else time.at(wall)
 
 
 def _frame(name: str, rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
