@@ -28,7 +28,9 @@ DEFAULT_ALGORITHM: Final = "linear_amplified_ippd_k3"
 class Backend(Protocol):
     """What :class:`Lab` needs of the live loop and of the twin."""
 
-    tempo: int
+    @property
+    def tempo(self) -> int:
+        """Lab seconds per wall second."""
 
     def up(self, *, say: Callable[[str], None]) -> None:
         """Make it ready for runs."""

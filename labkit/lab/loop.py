@@ -28,7 +28,7 @@ import yaml
 from labkit import cluster
 from labkit.clock import WALL_CLOCK, LabTime, wait_until
 from labkit.cluster import RunningLab
-from labkit.cluster.algorithm import write_policy
+from labkit.cluster.algorithm import stop_descheduling, switch_algorithm
 from labkit.errors import ClusterError, ComponentError, InputError, KubeError, NotReadyError
 from labkit.kube import (
     CONFIG_MAPS,
@@ -82,7 +82,13 @@ CLEAR_SECONDS: Final = 60.0
 PLACE_SECONDS: Final = 180.0
 ROLLOUT_SECONDS: Final = 60.0
 PROGRESS_SECONDS: Final = 0.5
-DEFAULT_RECORD: Final = "linear_amplified_ippd_k3"
+SCORES_SECONDS: Final = 60.0
+
+DEFAULT_ALGORITHM: Final = "linear_amplified_ippd_k3"
+"""Whose scores a run without descheduling records."""
+PRODUCTION_THRESHOLDS: Final = "AsymmetricLow"
+PRODUCTION_EVICTIONS_PER_NODE: Final = 2
+PRODUCTION_EVICTIONS_TOTAL: Final = 5
 
 
 class Loop:
@@ -155,16 +161,21 @@ class Loop:
                 "wanted a policy of the live loop, found migration_cooldown: it exists on backend sim only"
             )
         if algorithm == "none":
-            self._scale(DESCHEDULER_NAMESPACE, DESCHEDULER, 0)
-            return
-        write_policy(
+            stop_descheduling(self._kube)
+        else:
+            self._switch(algorithm, policy)
+
+    def _switch(self, algorithm: str, policy: Mapping[str, Any]) -> None:
+        """Start the descheduler with an algorithm; what the policy does not say is as in production."""
+        switch_algorithm(
             self._kube,
-            query=get(algorithm).record,
-            thresholds=policy.get("thresholds"),
-            evictions_per_node=policy.get("evictions_per_node"),
-            evictions_total=policy.get("evictions_total"),
+            self.prometheus,
+            algorithm,
+            thresholds=policy.get("thresholds", PRODUCTION_THRESHOLDS),
+            evictions_per_node=policy.get("evictions_per_node", PRODUCTION_EVICTIONS_PER_NODE),
+            evictions_total=policy.get("evictions_total", PRODUCTION_EVICTIONS_TOTAL),
+            scores_timeout_seconds=SCORES_SECONDS,
         )
-        self._restart(DESCHEDULER_NAMESPACE, DESCHEDULER)
 
     @contextmanager
     def _factors(self, policy: Mapping[str, Any]) -> Iterator[None]:
@@ -222,17 +233,9 @@ class Loop:
         began = WALL_CLOCK.monotonic()
         tell = progress or (lambda _: None)
         self._ended = None
-        self._scale(DESCHEDULER_NAMESPACE, DESCHEDULER, 0)
+        stop_descheduling(self._kube)
         self._clear()
-        query = get(DEFAULT_RECORD if algorithm == "none" else algorithm).record
-        if algorithm != "none":
-            write_policy(
-                self._kube,
-                query=query,
-                thresholds=policy.get("thresholds"),
-                evictions_per_node=policy.get("evictions_per_node"),
-                evictions_total=policy.get("evictions_total"),
-            )
+        query = get(DEFAULT_ALGORITHM if algorithm == "none" else algorithm).record
         witness = _Witness(self._kube)
         log: list[str] = []
         with self._factors(policy), witness:
@@ -240,12 +243,12 @@ class Loop:
                 self._place(scenario, seed, duration_seconds, tell)
                 time = self._time()
                 if algorithm != "none":
-                    self._scale(DESCHEDULER_NAMESPACE, DESCHEDULER, 1, wait=False)
+                    self._switch(algorithm, policy)
                 self._watch(time, duration_seconds, tell)
                 tell(Progress(duration_seconds, duration_seconds, self._migrations_so_far(), "collecting"))
                 log = self._descheduler_log()
             finally:
-                self._scale(DESCHEDULER_NAMESPACE, DESCHEDULER, 0)
+                stop_descheduling(self._kube)
             tables = self._tables(query, log, witness, time, duration_seconds)
         self._ended = duration_seconds
         return Run(
@@ -290,7 +293,7 @@ class Loop:
             if phase == "Failed":
                 raise InputError(f"scenario {scenario.name}: {status.get('message', 'failed')}")
             tell(Progress(-1.0, duration_seconds, 0, "placing" if phase == "Pending" else "settling"))
-            return phase == "Running"
+            return bool(phase == "Running")
 
         wait_until(started, timeout_seconds=PLACE_SECONDS, what=f"scenario {scenario.name} to start", poll_seconds=0.2)
 
@@ -444,7 +447,7 @@ class Loop:
         def done() -> bool:
             deployment = self._kube.get(DEPLOYMENTS, name, namespace)
             status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
-            return (
+            return bool(
                 status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
                 and status.get("updatedReplicas", 0) == status.get("replicas", 0) == wanted
                 and status.get("readyReplicas", 0) == wanted
