@@ -194,7 +194,7 @@ def write_configuration(folder: LabFolder, record: LabRecord) -> None:
                 "kubeconfig": str(kubeconfig_of(folder, AGENT)),
                 "state_dir": str(folder.hostnode),
                 "tools_dir": record.tools_path,
-                "path": [str(Path(sys.executable).parent), record.tools_path],
+                "path": [str(Path(sys.executable).parent), record.tools_path, *_real_folders(record)],
                 "api_server_host": config.address,
                 "api_server_port": API_SERVER_PORT,
                 "ca_file": str(pki / f"{CLUSTER_CA}.crt"),
@@ -234,6 +234,8 @@ def kwok_configuration() -> str:
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
         "options": {
+            # These serve kubectl logs and port-forward.
+            "enableDebuggingHandlers": True,
             "podPlayStageParallelism": 16,
             "nodePlayStageParallelism": 16,
             "nodeLeaseParallelism": 8,
@@ -382,6 +384,11 @@ def _environment(record: LabRecord) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name.startswith("LABKIT_")}
     path = [str(Path(sys.executable).parent), record.tools_path, os.environ.get("PATH", os.defpath)]
     return kept | own | {"PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+
+
+def _real_folders(record: LabRecord) -> list[str]:
+    """Return the folders that the links to the tools lead to: the agent must show them to the pods."""
+    return sorted({str(link.resolve().parent) for link in Path(record.tools_path).iterdir()})
 
 
 def _static_pages() -> str | None:

@@ -83,9 +83,10 @@ def up(
                 controlplane.write_identities(folder, config.address)
                 folder.write_record(record)
             _link_tools(folder, record, config)
+            objects = _objects(folder, record)
             lab = _start(folder, record, say=say)
             try:
-                _furnish(lab, say=say, wait=wait, timeout_seconds=timeout_seconds)
+                _furnish(lab, objects, say=say, wait=wait, timeout_seconds=timeout_seconds)
             except LabError:
                 new = False
                 raise
@@ -112,12 +113,16 @@ def _start(folder: LabFolder, record: LabRecord, *, say: Say) -> RunningLab:
     return lab
 
 
-def _furnish(lab: RunningLab, *, say: Say, wait: bool, timeout_seconds: float) -> None:
+def _objects(folder: LabFolder, record: LabRecord) -> list[manifests.Object]:
+    authority = Authority(Pair.read(folder.pki, controlplane.CLUSTER_CA))
+    return manifests.for_local_lab(manifests.load(), record.config, epoch=record.epoch, authority=authority)
+
+
+def _furnish(
+    lab: RunningLab, objects: Sequence[manifests.Object], *, say: Say, wait: bool, timeout_seconds: float
+) -> None:
     """Apply the manifests and wait for what they describe."""
     say("applying manifests")
-    authority = Authority(Pair.read(lab.folder.pki, controlplane.CLUSTER_CA))
-    record = lab.record
-    objects = manifests.for_local_lab(manifests.load(), record.config, epoch=record.epoch, authority=authority)
     applied = manifests.AppliedObjects(lab.folder.applied_file)
     manifests.apply(lab.kube, objects, applied=applied, timeout_seconds=APPLY_SECONDS, say=logger.info)
     if wait:
@@ -251,7 +256,7 @@ def _check_components(folder: LabFolder, names: Sequence[str], *, before: Superv
             )
 
 
-def wait_ready(lab: RunningLab, objects: list[manifests.Object], *, timeout_seconds: float) -> None:
+def wait_ready(lab: RunningLab, objects: Sequence[manifests.Object], *, timeout_seconds: float) -> None:
     """Wait until every node is Ready and every Deployment among the objects is available.
 
     Raises
