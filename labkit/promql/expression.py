@@ -51,6 +51,12 @@ class Frame:
 
     database: Database
     time_ms: int
+    lookback_ms: int
+
+    @staticmethod
+    def at(database: Database, time_seconds: float) -> Frame:
+        """Return the frame of an instant, which is kept to the millisecond."""
+        return Frame(database, to_milliseconds(time_seconds), to_milliseconds(database.lookback_seconds))
 
 
 VectorPlan: TypeAlias = Callable[[Frame], Vector]
@@ -190,7 +196,7 @@ class Expression:
             If the samples found cannot be combined as the expression wants.
         """
         with np.errstate(all="ignore"):
-            vector = self.vector(Frame(database, to_milliseconds(time_seconds))).with_names()
+            vector = self.vector(Frame.at(database, time_seconds)).with_names()
         if self._order is not None:
             rows = aggregation.ranking(vector, smallest=self._order == "bottomk")
             chosen = LabelTable.of(vector.table.rows[row] for row in rows.tolist())
@@ -215,14 +221,16 @@ class Expression:
         RangeResult
             Only series that have a sample at some instant.
         """
-        start, end, step = (to_milliseconds(value) for value in (start_seconds, end_seconds, step_seconds))
+        start, end, step, lookback = (
+            to_milliseconds(value) for value in (start_seconds, end_seconds, step_seconds, database.lookback_seconds)
+        )
         if step <= 0:
             raise RuleError(f"wanted a step above 0, found {step_seconds:g} s")
         instants = np.arange(start, end + 1, step, dtype=np.int64)
         vectors = []
         with np.errstate(all="ignore"):
             for time_ms in instants.tolist():
-                found = self.vector(Frame(database, time_ms)).with_names()
+                found = self.vector(Frame(database, time_ms, lookback)).with_names()
                 vectors.append(Vector(found.table, found.values.copy(), found.present))
         tables = list(dict.fromkeys(vector.table for vector in vectors))
         rows = list(dict.fromkeys(row for table in tables for row in table.rows))
@@ -356,7 +364,9 @@ class _Compiler:
         matchers: list[tuple[str, str, str]] = []
         for matcher in node.matchers.matchers:
             operator = next(text for kind, text in _MATCH_OPERATORS if kind == matcher.op)
-            if matcher.name == NAME and operator == "=" and name is None:
+            if matcher.name == NAME and name is not None:
+                raise self._unsupported("two matchers of the metric's name", "write one", NAME)
+            if matcher.name == NAME and operator == "=":
                 name = matcher.value
                 continue
             if operator in ("=~", "!~"):
@@ -378,20 +388,25 @@ class _Compiler:
         selector = self._selector(node, 0.0)
         offset_ms = to_milliseconds(selector.offset_seconds)
 
-        def select(frame: Frame) -> Vector:
-            parts = []
-            for family in _families(frame.database, selector):
-                values, present = family.latest(
-                    frame.time_ms - offset_ms, to_milliseconds(frame.database.lookback_seconds)
-                )
-                table, columns = _selected(family.table, selector)
-                if columns is not None:
-                    values = values[columns]
-                    present = None if present is None else present[columns]
-                parts.append(Vector(table, values, present, family.name))
-            return _joined(parts)
+        def read(family: Family, frame: Frame) -> Vector:
+            values, present = family.latest(frame.time_ms - offset_ms, frame.lookback_ms)
+            if not selector.matchers:
+                return Vector(family.table, values, present, family.name)
+            table, columns = _selected(family.table, selector)
+            if columns is not None:
+                values = values[columns]
+                present = None if present is None else present[columns]
+            return Vector(table, values, present, family.name)
 
-        return select
+        if selector.name is None:
+            return lambda frame: _joined([read(family, frame) for family in _families(frame.database, selector)])
+        name = selector.name
+
+        def read_one(frame: Frame) -> Vector:
+            family = frame.database.families.get(name)
+            return EMPTY_VECTOR if family is None else read(family, frame)
+
+        return read_one
 
     def _range_selector(self, node: ast.MatrixSelector) -> WindowPlan:
         range_seconds = node.range.total_seconds()

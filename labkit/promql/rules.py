@@ -14,7 +14,7 @@ import yaml
 from labkit.errors import InputError, RuleError
 from labkit.promql.expression import Expression, Frame, Selector, UnsupportedError
 from labkit.promql.labels import Labels, with_label
-from labkit.promql.storage import Database, to_milliseconds
+from labkit.promql.storage import Database
 from labkit.promql.vector import projected
 from labkit.units import format_duration, parse_duration
 
@@ -166,7 +166,7 @@ class RuleGroup:
             went on.
         """
         failures = []
-        frame = Frame(database, to_milliseconds(time_seconds))
+        frame = Frame.at(database, time_seconds)
         with np.errstate(all="ignore"):
             for number, rule in enumerate(self.rules):
                 try:
