@@ -221,19 +221,11 @@ class Storage:
         for name, rows in families.items():
             for time in sorted({time for row in rows for time in self.samples[row]}):
                 here = [row for row in rows if time in self.samples[row]]
-                there = [row for row in here if self.samples[row][time] is not STALE]
-                # A marker is what a source leaves for a series that it gave before and lacks now.
-                for row in here:
-                    self._database.append(
-                        time,
-                        name,
-                        LabelTable.of([row]),
-                        np.array([0.0 if row not in there else self.samples[row][time]]),
-                        present=np.array([row in there]),
-                        source=str(row)
-                        if row not in there or any(value is STALE for value in self.samples[row].values())
-                        else None,
-                    )
+                stale = np.array([self.samples[row][time] is STALE for row in here])
+                values = np.array(
+                    [0.0 if gone else self.samples[row][time] for row, gone in zip(here, stale, strict=True)]
+                )
+                self._database.append(time, name, LabelTable.of(here), values, present=~stale, stale=stale)
         return self._database
 
 

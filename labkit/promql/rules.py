@@ -182,7 +182,9 @@ class RuleGroup:
         if rule.labels:
             key = ("labels", tuple(rule.labels.items()))
             vector = projected(vector, vector.table.projected(key, lambda row: _labelled(row, rule.labels)))
-        frame.database.family(rule.record).append(frame.time_ms, vector.table, vector.values, vector.present, source)
+        frame.database.family(rule.record).append(
+            frame.time_ms, vector.table, vector.values, vector.present, None, source
+        )
 
 
 def _labelled(row: Labels, labels: Mapping[str, str]) -> Labels:

@@ -91,6 +91,7 @@ class Family:
         table: LabelTable,
         values: FloatArray,
         present: BoolArray | None,
+        stale: BoolArray | None,
         source: str | None,
     ) -> None:
         """Append one sample to each present series of a table, all at one instant.
@@ -109,13 +110,15 @@ class Family:
             chosen = np.arange(len(self.table))[columns][present]
             self._values[row, chosen] = values[present]
             state[chosen] = _SAMPLE
+        if stale is not None:
+            state[np.arange(len(self.table))[columns][stale]] = _STALE
         if source is not None:
             given = (table, present is None)
             if present is not None or self._given.get(source) != given:
                 self._mark_stale(state, columns, present, source)
                 # Only where nothing is missing may the next sample of the same series skip this.
                 self._given[source] = (table, present is None and bool(self._ever[source].sum() == len(table)))
-        everything = present is None and len(table) == len(self.table)
+        everything = present is None and stale is None and len(table) == len(self.table)
         self._complete[-1] = everything or bool((state == _SAMPLE).all())
 
     def latest(self, time_ms: int, lookback_ms: int) -> tuple[FloatArray, BoolArray | None]:
@@ -281,6 +284,7 @@ class Database:
         values: FloatArray,
         *,
         present: BoolArray | None = None,
+        stale: BoolArray | None = None,
         source: str | None = None,
     ) -> None:
         """Append samples of one metric at one instant.
@@ -298,6 +302,8 @@ class Database:
             Shape (n_rows,).
         present : BoolArray, optional
             Shape (n_rows,): which series have a sample; without it all.
+        stale : BoolArray, optional
+            Shape (n_rows,): which series get a staleness marker in place of a sample.
         source : str, optional
             Name of the scrape or rule that gives these samples. Series of this metric that the same source
             gave the time before and lacks now get a staleness marker, as Prometheus writes one.
@@ -310,7 +316,7 @@ class Database:
         projection = table.without_name()
         if projection.index is not None:
             raise ValueError(f"{name}: two series of the table differ in their name only")
-        self.family(name).append(to_milliseconds(time_seconds), projection.table, values, present, source)
+        self.family(name).append(to_milliseconds(time_seconds), projection.table, values, present, stale, source)
 
     def family(self, name: str) -> Family:
         """Return a metric's series, starting an empty family when it is new."""
