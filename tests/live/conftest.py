@@ -1,0 +1,51 @@
+"""A running lab for the tests on the real components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from labkit import cluster
+from labkit.cluster import LabConfig, RunningLab
+
+NewLab = Callable[..., RunningLab]
+
+
+def _name(backend: str, name: str) -> str:
+    return name if backend == "local" else f"{name}-{backend}"
+
+
+@pytest.fixture(scope="session")
+def backend(pytestconfig: pytest.Config) -> str:
+    """Return the backend that is tested: ``--backend``."""
+    return str(pytestconfig.getoption("--backend"))
+
+
+@pytest.fixture(scope="session")
+def lab(backend: str) -> Iterator[RunningLab]:
+    """Return a lab at tempo 15 that all tests share: leave it as you found it."""
+    config = LabConfig(name=_name(backend, "test-live"), address="127.0.0.2", tempo=15, backend=backend)
+    cluster.down(config.name)
+    try:
+        yield cluster.up(config)
+    finally:
+        cluster.down(config.name)
+
+
+@pytest.fixture
+def new_lab(backend: str) -> Iterator[NewLab]:
+    """Return a function that brings up labs for one test alone, by default at 127.0.0.3 and tempo 15."""
+    names: list[str] = []
+
+    def bring_up(name: str = "test-second", *, address: str = "127.0.0.3", tempo: int = 15) -> RunningLab:
+        config = LabConfig(name=_name(backend, name), address=address, tempo=tempo, backend=backend)
+        cluster.down(config.name)
+        names.append(config.name)
+        return cluster.up(config)
+
+    try:
+        yield bring_up
+    finally:
+        for name in names:
+            cluster.down(name)
