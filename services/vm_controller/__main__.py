@@ -1,0 +1,71 @@
+"""Run the VM controller."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from types import FrameType
+
+import waitress
+
+from labkit.clock import WALL_CLOCK, LabTime
+from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Store
+from labkit.names import (
+    EPOCH_KEY,
+    LAUNCHER_LABEL,
+    LAUNCHER_LABEL_VALUE,
+    LISTEN_ADDRESS_KEY,
+    TEMPO_KEY,
+    VM_CONTROLLER_PORT,
+)
+from labkit.workqueue import Workers
+from services.vm_controller.app import VmController, create_app
+from services.vm_controller.logic import UTILIZATION_SECONDS
+
+logger = logging.getLogger(__name__)
+
+THREADS = 4
+
+
+def main() -> None:
+    """Keep statuses right until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    lab_time = LabTime(epoch=float(os.environ[EPOCH_KEY]), tempo=int(os.environ[TEMPO_KEY]))
+    kube = Kube.from_environment()
+    vms = Store(kube, VIRTUAL_MACHINES)
+    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    controller = VmController(kube, vms=vms, pods=pods, lab_time=lab_time)
+    workers = Workers(controller.queue, controller.reconcile, threads=THREADS, failed=controller.failed)
+    ready = threading.Event()
+    server = waitress.create_server(
+        create_app(controller, ready=ready, healthy=lambda: workers.alive),
+        host=os.environ[LISTEN_ADDRESS_KEY],
+        port=VM_CONTROLLER_PORT,
+        threads=2,
+        ident="labkit-vm-controller",
+    )
+    threading.Thread(target=server.run, name="http", daemon=True).start()
+    for store, subscriber in ((pods, controller.pod_changed), (vms, controller.vm_changed)):
+        store.subscribe(subscriber)
+        store.start()
+    for store in (pods, vms):
+        store.wait_synced(math.inf)
+    workers.start()
+    ready.set()
+    logger.info("following %d VMs and %d pods", len(vms), len(pods))
+    while True:
+        now = lab_time.at(WALL_CLOCK.now())
+        WALL_CLOCK.wait((UTILIZATION_SECONDS - now % UTILIZATION_SECONDS) / lab_time.tempo)
+        controller.follow_curves()
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()
