@@ -8,6 +8,7 @@ first, then production's records that have no other name, then the user's own (:
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Final
 
 from labkit.errors import InputError
@@ -29,14 +30,17 @@ __all__ = [
     "FORMS",
     "FORM_RECORDS",
     "NINETEEN",
+    "PRODUCTION",
     "SCORER_METRIC",
     "Algorithm",
     "Form",
     "algorithm",
     "algorithms",
     "get",
+    "load",
     "names",
     "record_name",
+    "unreadable",
 ]
 
 
@@ -84,13 +88,23 @@ PRODUCTION: Final[tuple[Algorithm, ...]] = (
 constant for five minutes without evictions."""
 
 BUILT_IN: Final = NINETEEN + PRODUCTION
+_TAKEN: Final = frozenset(each.name for each in BUILT_IN) | {"none", "random", "oracle", "all"}
 
 
 def algorithms() -> tuple[Algorithm, ...]:
     """Return every algorithm: the nineteen, production's, and the user's readable ones."""
-    own, _ = user.load_all()
-    taken = {each.name for each in BUILT_IN}
-    return BUILT_IN + tuple(each for each in own if each.name not in taken)
+    own, _ = user.load_all(taken=_TAKEN)
+    return (*BUILT_IN, *own)
+
+
+def load(path: Path) -> tuple[Algorithm, ...]:
+    """Read the algorithms of one file of the user's; see :func:`labkit.scoring.user.load`."""
+    return user.load(path, taken=_TAKEN)
+
+
+def unreadable() -> list[InputError]:
+    """Return why files among the user's algorithms cannot be used."""
+    return user.load_all(taken=_TAKEN)[1]
 
 
 def names() -> tuple[str, ...]:
@@ -109,7 +123,7 @@ def get(name: str) -> Algorithm:
     for each in BUILT_IN:
         if name == each.name or name in each.records.values():
             return each
-    own, errors = user.load_all()
+    own, errors = user.load_all(taken=_TAKEN)
     for each in own:
         if name == each.name or name in each.records.values():
             return each

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ def files() -> Iterator[Path]:
             )
 
 
-def load(path: Path) -> tuple[Algorithm, ...]:
+def load(path: Path, *, taken: Collection[str] = ()) -> tuple[Algorithm, ...]:
     """Read the algorithms of one file.
 
     Parameters
@@ -63,6 +63,8 @@ def load(path: Path) -> tuple[Algorithm, ...]:
     path : Path
         A ``.py`` file with functions marked by :func:`~labkit.scoring.algorithm`, or a YAML file with a PrometheusRule
         (or a bare ``groups:``) whose records are called ``descheduler:node:NAME:avg1m`` or ``…:score``.
+    taken : collection of str
+        Names that are not free.
 
     Returns
     -------
@@ -80,16 +82,20 @@ def load(path: Path) -> tuple[Algorithm, ...]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: cannot be read: {exc}") from exc
-    return _from_python(path, text) if path.suffix == ".py" else _from_rules(path, text)
+    found = _from_python(path, text) if path.suffix == ".py" else _from_rules(path, text)
+    for each in found:
+        if each.name in taken:
+            raise InputError(f"{path}: wanted a name of its own, found {each.name}, which is the lab's: choose another")
+    return found
 
 
-def load_all() -> tuple[list[Algorithm], list[InputError]]:
+def load_all(*, taken: Collection[str] = ()) -> tuple[list[Algorithm], list[InputError]]:
     """Read every user's algorithm; a broken file is returned as its error and disturbs no other."""
     found: dict[str, Algorithm] = {}
     errors: list[InputError] = []
     for path in files():
         try:
-            loaded = load(path)
+            loaded = load(path, taken=taken)
             for each in loaded:
                 if each.name in found:
                     raise InputError(f"{path}: {each.name} is already defined in {found[each.name].file}: rename one")
