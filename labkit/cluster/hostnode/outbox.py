@@ -1,0 +1,75 @@
+"""What must be written to the API server, in order, by one thread; it waits while the server is away.
+
+The newest action under a key replaces an older one that is still waiting: of a pod's status only the last counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from labkit.errors import KubeError
+
+logger = logging.getLogger(__name__)
+
+Action = Callable[[], None]
+
+MAX_WAITING: Final = 2000
+_RETRY_SECONDS: Final = (0.1, 2.0)
+
+
+class Outbox:
+    """A queue of API writes served by a thread of its own."""
+
+    def __init__(self) -> None:
+        self._actions: dict[Hashable, Action] = {}
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; what is still waiting is dropped."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def put(self, key: Hashable, action: Action) -> None:
+        """Write something soon; ``action`` raises KubeError if that failed."""
+        with self._changed:
+            if key not in self._actions and len(self._actions) >= MAX_WAITING:
+                oldest = next(iter(self._actions))
+                del self._actions[oldest]
+                logger.warning("too many writes are waiting for the API server; dropped %s", oldest)
+            self._actions[key] = action
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        pause = _RETRY_SECONDS[0]
+        while not self._stopped.is_set():
+            with self._changed:
+                while not self._actions and not self._stopped.is_set():
+                    self._changed.wait()
+                if self._stopped.is_set():
+                    return
+                key, action = next(iter(self._actions.items()))
+            try:
+                action()
+            except KubeError as error:
+                if error.status == 0 or error.status == 429 or error.status >= 500:
+                    logger.info("%s waits for the API server: %s", key, error)
+                    self._stopped.wait(pause)
+                    pause = min(2 * pause, _RETRY_SECONDS[1])
+                    continue
+                logger.log(logging.DEBUG if error.status == 404 else logging.WARNING, "%s was refused: %s", key, error)
+            except Exception:
+                logger.exception("%s failed", key)
+            pause = _RETRY_SECONDS[0]
+            with self._changed:
+                if self._actions.get(key) is action:
+                    del self._actions[key]
