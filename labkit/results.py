@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import labkit
 from labkit import versions as pinned
 from labkit.analysis.tables import COLUMNS, Tables, conform, conform_all
+from labkit.clock import WALL_CLOCK
 from labkit.errors import ResultError
 
 Status = Literal["succeeded", "failed", "interrupted"]
@@ -65,6 +66,8 @@ class RunRecord:
         Lab seconds asked for.
     parameters : dict
         Further factors (``nodes``, ``repeat``, ``policy_name`` …).
+    timing : dict
+        What the machine added to a live run: lags that the twin is given for comparison.
     """
 
     run_id: str
@@ -82,6 +85,7 @@ class RunRecord:
     key: str = ""
     duration_seconds: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: component_versions())
     git_commit: str | None = field(default_factory=lambda: git_commit())
     host: dict[str, Any] = field(default_factory=lambda: describe_host())
@@ -130,9 +134,9 @@ def git_commit() -> str | None:
     return None
 
 
-def timestamp() -> str:
-    """Return the present moment as ``run.json`` writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def timestamp(*, seconds_ago: float = 0.0) -> str:
+    """Return a moment as ``run.json`` writes it: ISO 8601, UTC."""
+    return datetime.fromtimestamp(WALL_CLOCK.now() - seconds_ago, UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
@@ -167,33 +171,57 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def fill_run(folder: Path, record: RunRecord, tables: Tables | None) -> None:
+def encode_tables(tables: Tables) -> dict[str, bytes]:
+    """Check the tables of a run and return each as a Parquet file."""
+    encoded = {}
+    for name, frame in conform_all(tables).items():
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+        encoded[name] = buffer.getvalue().to_pybytes()
+    return encoded
+
+
+def fill_run(folder: Path, record: RunRecord, encoded: Mapping[str, bytes]) -> None:
     """Write the files of a run into an existing folder; ``run.json`` comes last."""
-    if tables is not None:
-        for name, frame in conform_all(tables).items():
-            write_table(folder / f"{name}.parquet", frame)
+    for name, content in encoded.items():
+        write_bytes(folder / f"{name}.parquet", content)
     write_json(folder / RUN_FILE, asdict(record))
 
 
-def write_run(target: Path, record: RunRecord, tables: Tables | None = None) -> Path:
-    """Write a run folder, whole or not at all, and return its path."""
+def write_run(target: Path, record: RunRecord, encoded: Mapping[str, bytes] | None = None) -> Path:
+    """Write a run folder, whole or not at all, and return its path.
+
+    Parameters
+    ----------
+    target : Path
+        The folder; what was in its place is replaced.
+    record : RunRecord
+        What ``run.json`` is to say.
+    encoded : mapping of str to bytes, optional
+        The tables, by :func:`encode_tables`; a failed run has none.
+    """
     with new_folder(target) as folder:
-        fill_run(folder, record, tables)
+        fill_run(folder, record, encoded or {})
     return target
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write one file, whole or not at all."""
+    partial = path.with_name(_PARTIAL_PREFIX + path.name)
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write one table, whole or not at all."""
-    partial = path.with_name(_PARTIAL_PREFIX + path.name)
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), partial, compression="zstd")
-    os.replace(partial, path)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue().to_pybytes())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write one JSON file, whole or not at all."""
-    partial = path.with_name(_PARTIAL_PREFIX + path.name)
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -252,18 +280,17 @@ def run_folders(experiment: Path) -> list[Path]:
 
 def collect(records: list[RunRecord]) -> pd.DataFrame:
     """Return one row per run: its factors, its status, and its summary."""
-    rows = []
-    for record in records:
-        factors = {
+    rows = [
+        {
             "run_id": record.run_id, "backend": record.backend, "algorithm": record.algorithm,
             "scenario": record.scenario, "seed": record.seed, "tempo": record.tempo,
-        }  # fmt: skip
-        policy = json.dumps(record.policy, sort_keys=True)
-        rows.append(
-            factors
-            | {"policy": policy, **record.parameters, "status": record.status, "error": record.error or ""}
-            | {"key": record.key, **record.summary}
-        )
+            "policy": json.dumps(record.policy, sort_keys=True),
+            **record.parameters,
+            "status": record.status, "error": record.error or "", "key": record.key,
+            **record.summary,
+        }
+        for record in records
+    ]  # fmt: skip
     frame = pd.DataFrame(rows)
     if "wall_seconds" in frame:
         frame["wall_seconds"] = frame["wall_seconds"].astype("float64")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,25 +24,29 @@ def make_record(run_id: str = "k3-hot-s1-sim", **changes: object) -> results.Run
     return results.RunRecord(**(values | changes))  # type: ignore[arg-type]
 
 
+def encoded() -> dict[str, bytes]:
+    return results.encode_tables(example_tables())
+
+
 def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     record, tables = make_record(), example_tables()
-    folder = results.write_run(tmp_path / record.run_id, record, tables)
+    folder = results.write_run(tmp_path / record.run_id, record, results.encode_tables(tables))
     assert results.read_run(folder) == record
     for name, frame in results.read_tables(folder).items():
         pd.testing.assert_frame_equal(frame, analysis.conform(name, tables[name]))
 
 
 def test_run_json_has_the_promised_keys(tmp_path: Path) -> None:
-    folder = results.write_run(tmp_path / "run", make_record(), example_tables())
+    folder = results.write_run(tmp_path / "run", make_record(), encoded())
     content = json.loads((folder / "run.json").read_text())
     assert content.keys() >= TOP_LEVEL_KEYS
     assert content["api_version"] == "labkit/v1"
 
 
 def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
-    folder = results.write_run(tmp_path / "run", make_record(seed=1), example_tables())
+    folder = results.write_run(tmp_path / "run", make_record(seed=1), encoded())
     (folder / "left-over.txt").write_text("old")
-    results.write_run(folder, make_record(seed=2), example_tables())
+    results.write_run(folder, make_record(seed=2), encoded())
     assert results.read_run(folder).seed == 2
     assert not (folder / "left-over.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -49,14 +54,17 @@ def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
 
 def test_nothing_remains_of_a_run_that_could_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="missing: cycles"):
-        results.write_run(tmp_path / "run", make_record(), {"nodes": example_tables()["nodes"]})
+        results.encode_tables({"nodes": example_tables()["nodes"]})
+    record = replace(make_record(), host={"name": object()})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        results.write_run(tmp_path / "run", record, encoded())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ResultError, match=r"wanted to write .*use another --out"):
-        results.write_run(tmp_path / "file" / "run", make_record(), example_tables())
+        results.write_run(tmp_path / "file" / "run", make_record(), encoded())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_another_format_is_refused_by_name(tmp_path: Path, content: str, message
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    folder = results.write_run(tmp_path / "run", make_record(), example_tables())
+    folder = results.write_run(tmp_path / "run", make_record(), encoded())
     (folder / "cycles.parquet").unlink()
     with pytest.raises(ResultError, match=r"cycles\.parquet"):
         results.read_tables(folder)
@@ -93,7 +101,7 @@ def test_runs_collect_to_one_row_each(tmp_path: Path) -> None:
 
 
 def test_only_whole_folders_count_as_runs(tmp_path: Path) -> None:
-    results.write_run(tmp_path / "run", make_record(), example_tables())
+    results.write_run(tmp_path / "run", make_record(), encoded())
     partial = tmp_path / ".partial-run-x"
     partial.mkdir()
     (partial / "run.json").write_text("{}")

@@ -1,5 +1,6 @@
 """Figures: one function each, tables and an Axes in, the Axes out."""
 
+from labkit.plots.comparison import critical_difference, overlay, pareto, ranking, ridges, survival
 from labkit.plots.run import (
     before_and_after,
     cumulative,
@@ -14,12 +15,18 @@ from labkit.plots.style import algorithm_style, lab_style, node_styles
 __all__ = [
     "algorithm_style",
     "before_and_after",
+    "critical_difference",
     "cumulative",
     "heat_map",
     "lab_style",
     "migration_arcs",
     "node_styles",
+    "overlay",
+    "pareto",
     "placement",
+    "ranking",
+    "ridges",
     "scores",
+    "survival",
     "utilisation",
 ]

@@ -13,6 +13,9 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
+from labkit import scoring
+from labkit.experiment import BASELINES
+
 INK: Final = "#222222"
 QUIET: Final = "#9a9a9a"
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D", "#A59C00")
@@ -20,49 +23,34 @@ PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F0
 LINES: Final = ("-", "--", "-.", ":")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
-BASELINES: Final = ("none", "random", "oracle")
-_FAMILIES: Final[dict[str, tuple[str, ...]]] = {
-    "baseline": BASELINES,
-    "production": ("production",),
-    "ideal point": (
-        "ideal_point_positive_distance", "linear_amplified_ippd_k1", "linear_amplified_ippd_k3",
-        "linear_amplified_ippd_k5",
-    ),
-    "average": ("weighted_average", "max_metric", "euclidean_distance", "pressure_focused"),
-    "deviation": (
-        "weighted_rms_positive_deviation", "weighted_mean_square_positive_deviation",
-        "linear_weighted_positive_deviation",
-    ),
-    "pareto": ("pareto_front",),
-    "centroid": ("centroid_distance", "directional_centroid_distance"),
-    "variance": ("variance_minimization", "directional_variance_minimization"),
-    "focus": ("critical_dimension_focus", "cpu_focused", "memory_focused"),
+_FAMILY_COLOURS: Final = {
+    "baseline": "#4D4D4D", "ideal point": "#0072B2", "average": "#D55E00", "deviation": "#009E73",
+    "relative": "#CC79A7", "Pareto": "#E69F00", "production": "#56B4E9", "other": "#A59C00",
 }  # fmt: skip
-_FAMILY_COLOURS: Final = dict(
-    zip(_FAMILIES, ("#4D4D4D", "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#A59C00"),
-        strict=True)
-)  # fmt: skip
 
 
-def family_of(algorithm: str) -> str:
-    """Return the family that an algorithm is drawn with; an unknown one belongs to ``focus``'s neighbours."""
-    return next((family for family, names in _FAMILIES.items() if algorithm in names), "other")
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the algorithms of each family in the catalogue's order, the three baselines first."""
+    found: dict[str, tuple[str, ...]] = {"baseline": BASELINES}
+    for algorithm in scoring.BUILT_IN:
+        found[algorithm.family] = (*found.get(algorithm.family, ()), algorithm.name)
+    return found
 
 
-def algorithm_style(algorithm: str) -> dict[str, Any]:
+def algorithm_style(label: str) -> dict[str, Any]:
     """Return colour (by family), line style and marker (within it) of an algorithm.
 
-    ``name (again)`` and ``name @ policy`` look like ``name`` with another marker.
+    ``name (again)`` and ``name @ policy`` keep the colour of ``name`` and get another marker and line.
     """
-    base, _, variant = algorithm.partition(" ")
-    family = family_of(base)
-    names = _FAMILIES.get(family, (base,))
-    place = names.index(base) if base in names else 0
-    shift = sum(map(ord, variant)) % (len(MARKERS) - 4) + 4 if variant else 0
+    name, _, variant = label.partition(" ")
+    known = families()
+    family = next((family for family, names in known.items() if name in names), "other")
+    members = known.get(family, (name,))
+    place = (members.index(name) if name in members else 0) + (1 + sum(map(ord, variant)) % 5 if variant else 0)
     return {
-        "color": _FAMILY_COLOURS.get(family, INK),
+        "color": _FAMILY_COLOURS.get(family, _FAMILY_COLOURS["other"]),
         "linestyle": LINES[place % len(LINES)],
-        "marker": MARKERS[(place + shift) % len(MARKERS)],
+        "marker": MARKERS[place % len(MARKERS)],
     }
 
 

@@ -1,0 +1,130 @@
+"""``labkit results``: what has been run, and how two runs differ."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.results import RunRecord
+
+HELP = "list finished runs, show one, or tell how two differ"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ls|show|diff", required=True)
+    ls = actions.add_parser("ls", help="list experiments, or the runs of one")
+    ls.add_argument("folder", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="default: results")
+    show = actions.add_parser("show", help="show one run")
+    show.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    diff = actions.add_parser("diff", help="tell how two runs differ")
+    diff.add_argument("first", type=Path, metavar="RUN")
+    diff.add_argument("second", type=Path, metavar="RUN")
+    for each in (ls, show, diff):
+        each.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; return the exit code."""
+    if args.action == "show":
+        return _show(args.run, as_json=args.json)
+    if args.action == "diff":
+        return _diff(args.first, args.second, as_json=args.json)
+    return _list(args.folder, as_json=args.json)
+
+
+def _list(folder: Path, *, as_json: bool) -> int:
+    from labkit import results
+    from labkit.errors import InputError, ResultError
+
+    if not folder.is_dir():
+        raise InputError(f"wanted a folder of results, found none at {folder}")
+    rows: list[dict[str, Any]] = []
+    runs = results.run_folders(folder)
+    for path in runs:
+        try:
+            record = results.read_run(path)
+        except ResultError as exc:
+            rows.append({"run": path.name, "status": "unreadable", "error": str(exc)})
+            continue
+        shown = ("migrations", "hotspot_seconds", "cpu_stddev_final")
+        rows.append(
+            {"run": path.name, "status": record.status}
+            | {name: record.summary.get(name) for name in shown}
+            | ({"error": (record.error or "").strip().splitlines()[-1]} if record.error else {})
+        )
+    if not runs:
+        for path in sorted(each for each in folder.iterdir() if each.is_dir()):
+            inner = results.run_folders(path)
+            if inner:
+                report = path / results.REPORT_FILE
+                rows.append(
+                    {"experiment": path.name, "runs": len(inner), "report": str(report) if report.exists() else None}
+                )
+    _print_rows(rows, as_json=as_json, nothing=f"no runs in {folder}")
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool, nothing: str) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        print(nothing)
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(column), *(len(row[i]) for row in text)) for i, column in enumerate(columns)]
+    for row in [columns, *text]:
+        print("  ".join(f"{value:<{width}}" for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _show(folder: Path, *, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from labkit import results
+
+    record = results.read_run(folder)
+    if as_json:
+        print(json.dumps(asdict(record), indent=1))
+        return 0
+    for name, value in _facts(record).items():
+        print(f"{name:<26}  {_cell(value)}")
+    return 0
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    """Everything about a run on one level, what was asked for first."""
+    named = (
+        "run_id", "status", "error", "backend", "scenario", "algorithm", "seed", "tempo", "duration_seconds",
+        "started_at", "git_commit", "key",
+    )  # fmt: skip
+    facts: dict[str, Any] = {name: getattr(record, name) for name in named}
+    for group in ("policy", "parameters", "summary", "timing", "versions", "host"):
+        facts |= {f"{group}.{name}": value for name, value in getattr(record, group).items()}
+    return facts
+
+
+def _diff(first: Path, second: Path, *, as_json: bool) -> int:
+    from labkit import results
+
+    ours, theirs = (_facts(results.read_run(folder)) for folder in (first, second))
+    rows = []
+    for name in dict.fromkeys([*ours, *theirs]):
+        a, b = ours.get(name), theirs.get(name)
+        if a == b:
+            continue
+        row: dict[str, Any] = {"what": name, first.name or str(first): a, second.name or str(second): b}
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
+        rows.append(row | ({"change": b - a} if numbers and a is not None and b is not None else {}))
+    _print_rows(rows, as_json=as_json, nothing="the two runs are equal")
+    return 0

@@ -1,0 +1,154 @@
+"""``labkit run``: one run on any backend, its summary printed and its tables saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.experiment import RunSpec
+    from labkit.lab import Progress
+
+HELP = "play one scenario with one algorithm, on the twin or on the live loop"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("--backend", default="sim", metavar="sim|local|kind", help="where (default: %(default)s)")
+    parser.add_argument("--scenario", default="quickstart", metavar="NAME_OR_FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--algorithm",
+        default="linear_amplified_ippd_k3",
+        metavar="NAME",
+        help="a name from 'labkit algorithms'; also none, on sim random and oracle (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
+    parser.add_argument("--duration", metavar="30m", help="lab time (default: the scenario's)")
+    parser.add_argument("--tempo", type=int, metavar="1..15", help="lab seconds per second (default: 15)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="scale the scenario to so many nodes")
+    parser.add_argument("--thresholds", metavar="LOW:HIGH", help="or a preset such as AsymmetricLow")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a difference from the production policy, by the names of matrix.policy; may be repeated",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for run.json and the tables (default: none)")
+    parser.add_argument("--name", help="the lab's name on live backends")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; return the exit code."""
+    from labkit import results
+    from labkit.lab import Lab
+    from labkit.runner import play, record_of
+
+    spec = _spec(args)
+    try:
+        with Lab(backend=spec.backend, tempo=spec.tempo, name=args.name) as lab:
+            played = play(spec, lab, progress=_report if sys.stderr.isatty() else None)
+    except KeyboardInterrupt:
+        _save_unfinished(spec, args.out, "interrupted", "interrupted by the user")
+        raise
+    except Exception as exc:
+        _save_unfinished(spec, args.out, "failed", str(exc))
+        raise
+    if args.out is not None:
+        results.write_run(args.out, record_of(played), results.encode_tables(played.tables))
+    if args.json:
+        print(json.dumps(played.summary, indent=1, allow_nan=False))
+    else:
+        _print_summary(played.summary)
+        if args.out is not None:
+            print(f"tables and run.json: {args.out}")
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> RunSpec:
+    """Check everything that can be checked before anything starts."""
+    from labkit import scoring
+    from labkit.errors import InputError
+    from labkit.experiment import BACKENDS, BASELINES, SIM_ONLY, RunSpec, check_policy, policy_name
+    from labkit.names import MAX_TEMPO
+    from labkit.scenario import load_scenario
+    from labkit.units import parse_duration
+
+    if args.backend not in BACKENDS:
+        raise InputError(f"wanted --backend as one of {', '.join(BACKENDS)}, found {args.backend!r}")
+    if args.algorithm in SIM_ONLY and args.backend != "sim":
+        raise InputError(f"{args.algorithm} runs on sim only, found --backend {args.backend}: use --backend sim")
+    if args.algorithm not in BASELINES:
+        scoring.get(args.algorithm)
+    if args.tempo is not None and not 1 <= args.tempo <= MAX_TEMPO:
+        raise InputError(f"wanted --tempo from 1 to {MAX_TEMPO}, found {args.tempo}")
+    if args.seed is not None and args.seed < 0:
+        raise InputError(f"wanted --seed 0 or above, found {args.seed}")
+    if args.nodes is not None and args.nodes < 1:
+        raise InputError(f"wanted --nodes 1 or above, found {args.nodes}")
+    scenario = load_scenario(args.scenario)
+    duration = scenario.duration_seconds if args.duration is None else parse_duration(args.duration)
+    if duration <= 0:
+        raise InputError(f"wanted --duration above 0, found {args.duration!r}")
+    policy = check_policy(_policy(args))
+    seed = scenario.seed if args.seed is None else args.seed
+    return RunSpec(
+        run_id=f"{args.algorithm}-{scenario.name}-s{seed}-{args.backend}",
+        backend=args.backend,
+        scenario=args.scenario,
+        algorithm=args.algorithm,
+        seed=seed,
+        label=args.algorithm,
+        policy=policy,
+        policy_name=policy_name(policy),
+        tempo=args.tempo or MAX_TEMPO,
+        duration_seconds=duration,
+        nodes=args.nodes,
+    )
+
+
+def _policy(args: argparse.Namespace) -> dict[str, Any]:
+    from labkit.errors import InputError
+
+    policy: dict[str, Any] = {} if args.thresholds is None else {"thresholds": args.thresholds}
+    for entry in args.policy:
+        key, equals, value = entry.partition("=")
+        if not equals:
+            raise InputError(f"wanted --policy KEY=VALUE, found {entry!r}")
+        policy[key] = {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
+    return policy
+
+
+def _save_unfinished(spec: RunSpec, out: Path | None, status: Any, error: str) -> None:
+    """Keep a run that did not end well, where results were wanted."""
+    from dataclasses import replace
+
+    from labkit import results
+    from labkit.errors import InputError, LabError
+    from labkit.runner.play import failure
+
+    if out is None or isinstance(sys.exc_info()[1], InputError):
+        return
+    results.write_run(out, replace(failure(spec, LabError(error)), status=status, parameters={}))
+
+
+def _report(progress: Progress) -> None:
+    """One line that is written over."""
+    text = (
+        f"{progress.phase}: lab time {max(progress.lab_seconds, 0.0) / 60:.1f} of "
+        f"{progress.duration_seconds / 60:.0f} min, {progress.migrations} migrations"
+    )
+    print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+    if progress.phase == "collecting":
+        print(file=sys.stderr)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    width = max(map(len, summary))
+    for name, value in summary.items():
+        shown = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+        print(f"{name:<{width}}  {shown}")

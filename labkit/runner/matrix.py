@@ -1,0 +1,217 @@
+"""A matrix from plan to report: what exists, what is missing, what to do about it.
+
+The experiment's folder is the only memory. A run folder whose ``run.json`` says *succeeded* and whose key equals the
+run's is finished; everything else is to do. Interrupting at any moment loses the runs in flight and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from labkit import results
+from labkit.errors import ResultError
+from labkit.experiment import Experiment, RunSpec, expand
+from labkit.results import RunRecord
+from labkit.runner import live, twin
+from labkit.runner.play import context
+from labkit.runner.progress import Progress, Silent
+from labkit.versions import RESULTS_API_VERSION
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT_FILE: Final = "experiment.json"
+_TWIN_RUN_SECONDS: Final = 0.5
+"""What a run of the twin takes when nothing better is known."""
+_LIVE_OVERHEAD_SECONDS: Final = 20.0
+"""Placing VMs, filling windows, switching the algorithm, executing the notebook's figures."""
+_LIVE_START_SECONDS: Final = 25.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of an experiment, and which of them are still to do.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The checked file.
+    folder : Path
+        The experiment's folder.
+    runs : list of RunSpec
+        All of them, in order.
+    keys : dict of str to str
+        Hash by run id.
+    todo : list of RunSpec
+        What a call would run now.
+    failed : list of RunRecord
+        Runs that failed before and are left as they are.
+    estimate_seconds : float
+        Wall time of what is to do.
+    """
+
+    experiment: Experiment
+    folder: Path
+    runs: list[RunSpec]
+    keys: dict[str, str]
+    todo: list[RunSpec]
+    failed: list[RunRecord]
+    estimate_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an experiment."""
+
+    folder: Path
+    counts: dict[str, int]
+    new_runs: int
+    status: Literal["succeeded", "failed", "interrupted"]
+
+
+def plan(
+    experiment: Experiment, folder: Path, *, retry_failed: bool = False, force: bool = False, workers: int = 2
+) -> Plan:
+    """Compare the matrix with what the folder holds.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The checked file.
+    folder : Path
+        The experiment's folder; need not exist.
+    retry_failed, force : bool
+        Run again what failed, or everything.
+    workers : int
+        How many runs of the twin go side by side, for the estimate.
+    """
+    runs = expand(experiment)
+    contexts: dict[tuple[str, str], dict[str, str]] = {}
+    keys = {}
+    for run in runs:
+        fact = contexts.setdefault((run.algorithm, run.scenario), context(run))
+        keys[run.run_id] = run.key(fact)
+    todo, failed, walls = [], [], []
+    for run in runs:
+        record = _existing(folder / run.run_id)
+        current = record is not None and record.key == keys[run.run_id]
+        if record is not None and current and record.status == "succeeded":
+            walls.append(float(record.summary.get("wall_seconds") or 0.0))
+            if not force:
+                continue
+        if record is not None and current and record.status == "failed" and not (retry_failed or force):
+            failed.append(record)
+            continue
+        todo.append(run)
+    per_run = sum(walls) / len(walls) if walls else _TWIN_RUN_SECONDS
+    return Plan(experiment, folder, runs, keys, todo, failed, _estimate(experiment, len(todo), per_run, workers))
+
+
+def _estimate(experiment: Experiment, todo: int, run_seconds: float, workers: int) -> float:
+    if not todo:
+        return 0.0
+    if experiment.backend == "sim":
+        return todo * run_seconds / max(workers, 1) + 5.0
+    return _LIVE_START_SECONDS + todo * (experiment.duration_seconds / experiment.tempo + _LIVE_OVERHEAD_SECONDS)
+
+
+def _existing(folder: Path) -> RunRecord | None:
+    if not (folder / results.RUN_FILE).exists():
+        return None
+    try:
+        return results.read_run(folder)
+    except ResultError as exc:
+        log.warning("%s", exc)
+        return None
+
+
+def carry_out(
+    what: Plan, *, progress: Progress | None = None, scheduler: str | None = None, lab_name: str | None = None
+) -> Outcome:
+    """Make the runs that are to do, and collect all of them into ``runs.parquet``.
+
+    Parameters
+    ----------
+    what : Plan
+        From :func:`plan`.
+    progress : Progress, optional
+        Who is told.
+    scheduler : str, optional
+        Address of a Dask scheduler for runs of the twin.
+    lab_name : str, optional
+        Which lab plays live runs; the default one when not given.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After the finished runs are safe on disk.
+    """
+    watcher: Progress = progress if progress is not None else Silent()
+    what.folder.mkdir(parents=True, exist_ok=True)
+    status: Literal["succeeded", "failed", "interrupted"] = "interrupted"
+    watcher.begin(len(what.todo), len(what.runs) - len(what.todo))
+    new = 0
+    try:
+        if what.todo:
+            if what.experiment.backend == "sim":
+                new = _twin(what, watcher, scheduler)
+            else:
+                new = live.play_all(
+                    what.todo, what.keys, folder=what.folder, experiment=what.experiment, progress=watcher,
+                    lab_name=lab_name,
+                )  # fmt: skip
+        status = "succeeded"
+    finally:
+        watcher.end()
+        records = current_records(what)
+        counts = dict(Counter(str(record.status) for record in records))
+        if counts.get("failed") and status == "succeeded":
+            status = "failed"
+        _write_state(what, records, counts, status)
+    return Outcome(what.folder, counts, new, status)
+
+
+def _twin(what: Plan, progress: Progress, scheduler: str | None) -> int:
+    jobs = [twin.Job(run, what.experiment.name, what.keys[run.run_id]) for run in what.todo]
+    count = 0
+    progress.note("starting workers" if scheduler is None else f"using the workers of {scheduler}")
+    with twin.connect(scheduler) as client:
+        for finished in twin.play_all(jobs, client, run_seconds=_TWIN_RUN_SECONDS):
+            results.write_run(what.folder / finished.record.run_id, finished.record, finished.encoded)
+            progress.finished(finished.record)
+            count += 1
+    return count
+
+
+def current_records(what: Plan) -> list[RunRecord]:
+    """Return the records of the matrix that exist and are up to date, in the order of their ids."""
+    found = (_existing(what.folder / run.run_id) for run in what.runs)
+    records = [record for record in found if record is not None and record.key == what.keys[record.run_id]]
+    return sorted(records, key=lambda record: record.run_id)
+
+
+def _write_state(what: Plan, records: Sequence[RunRecord], counts: dict[str, int], status: str) -> None:
+    experiment = what.experiment
+    frame = results.collect(list(records))
+    if len(frame):
+        results.write_table(what.folder / results.RUNS_FILE, frame)
+    state: dict[str, Any] = {
+        "api_version": RESULTS_API_VERSION,
+        "name": experiment.name,
+        "question": experiment.question,
+        "backend": experiment.backend,
+        "baseline": experiment.baseline,
+        "metrics": list(experiment.metrics),
+        "duration_seconds": experiment.duration_seconds,
+        "tempo": experiment.tempo,
+        "runs": len(what.runs),
+        "counts": counts,
+        "status": status,
+        "keys": sorted(what.keys.values()),
+        "text": experiment.path.read_text(encoding="utf-8") if experiment.path.is_file() else "",
+    }
+    results.write_json(what.folder / EXPERIMENT_FILE, state)
