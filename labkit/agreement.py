@@ -23,7 +23,7 @@ from labkit.datafiles import data_path
 from labkit.errors import ComponentError
 from labkit.model import FloatArray, Snapshot
 from labkit.names import BASE_RECORDS, DIMENSIONS, MINUTE_RECORDS
-from labkit.promql import Database, LabelTable, RuleGroup
+from labkit.promql import Database, Expression, LabelTable, RuleGroup
 from labkit.scoring import FORMS, NINETEEN, SCORER_METRIC, Form, pareto
 from labkit.scoring.history import MEMORY_BYTES, History, Series, gated, selector_text
 from labkit.scoring.ideal_point import linear_amplified_ippd_k3
@@ -156,10 +156,7 @@ def compiled(history: History, group: RuleGroup) -> list[Values]:
 
 
 def _latest(database: Database, record: str, time_seconds: float) -> Mapping[Any, float]:
-    from labkit.promql import Expression
-    from labkit.promql.expression import Frame
-
-    return Expression.compile(record).vector(Frame(database, round(time_seconds * 1000))).samples()
+    return Expression.compile(record).instant(database, time_seconds).samples()
 
 
 def differences(wanted: Sequence[Values], found: Sequence[Values]) -> dict[str, float]:

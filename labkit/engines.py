@@ -29,7 +29,6 @@ from labkit.errors import ComponentError, RuleError
 from labkit.model import FloatArray, Snapshot
 from labkit.names import NODE_LABEL
 from labkit.promql import Database, Expression, LabelTable, RuleGroup, parse_rules
-from labkit.promql.expression import Frame
 from labkit.scoring import SCORER_METRIC, Algorithm, Form
 from labkit.scoring.history import History, Series, gated, openmetrics
 
@@ -208,10 +207,9 @@ def _compiled(records: Mapping[str, str], groups: Mapping[str, Any], series: Seq
     failures = group.evaluate(database, end)
     if failures:
         raise RuleError(f"{failures[0].record}: {failures[0].message}")
-    frame = Frame(database, round(end * 1000))
     answers: Scores = {}
     for name, record in records.items():
-        samples = Expression.compile(record).vector(frame).samples()
+        samples = Expression.compile(record).instant(database, end).samples()
         answers[name] = _by_node(name, record, [(dict(labels), value) for labels, value in samples.items()])
     return answers
 

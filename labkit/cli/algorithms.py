@@ -49,9 +49,7 @@ def _list(*, as_json: bool) -> int:
         widths = [max(len(row[column]) for row in table) for column in range(3)]
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
-        print(
-            "\nThe descheduler asks for descheduler:node:NAME:avg1m; 'labkit use NAME' sets it, docs/algorithms.md explains."
-        )
+        print("\nThe descheduler asks for descheduler:node:NAME:avg1m: 'labkit use NAME'; see docs/algorithms.md.")
     for error in scoring.unreadable():
         print(f"labkit: left out: {error}", file=sys.stderr)
     return 0

@@ -56,10 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from labkit.loadtable import parse_loads, read_loads
 
     algorithms = list(scoring.NINETEEN) if args.algorithm == "all" else [scoring.get(args.algorithm)]
-    if args.file == "-":
-        snapshot = parse_loads(sys.stdin, source="standard input")
-    else:
-        snapshot = read_loads(Path(args.file))
+    snapshot = parse_loads(sys.stdin, source="standard input") if args.file == "-" else read_loads(Path(args.file))
     found = engines.scores(algorithms, snapshot, engine=args.engine, form=args.form)
     if args.explain:
         views = {each.name: _explained(each, snapshot, found[each.name], args) for each in algorithms}
@@ -145,7 +142,8 @@ def _explanation(view: dict[str, Any]) -> str:
     verdict = view["stop_reason"] or "The descheduler evicts from the over-utilised nodes."
     return (
         f"{view['algorithm']} ({view['record']}), engine {view['engine']}\nmean: {mean}\n{_table(rows)}\n"
-        f"under-utilised up to {view['low_percent']:.2f} points, over-utilised above {view['high_percent']:.2f}: {verdict}"
+        f"under-utilised up to {view['low_percent']:.2f} points, over-utilised above {view['high_percent']:.2f}: "
+        f"{verdict}"
     )
 
 
