@@ -21,6 +21,8 @@ VM_NAMESPACE: Final = "default"
 LAB_CONFIG_MAP: Final = "lab"
 """ConfigMap in each namespace of the lab, made by ``up``: the few values that differ between backends."""
 POLICY_CONFIG_MAP: Final = "descheduler-policy"
+MIGRATION_POLICY_CONFIG_MAP: Final = "migration-policy"
+"""ConfigMap in namespace ``monitoring``: limits and timers of migrations, KubeVirt's option names."""
 HOST_NODE: Final = "lab-host"
 """The node that carries the add-ons' pods on the local backend."""
 
@@ -37,6 +39,8 @@ EPOCH_KEY: Final = "LAB_EPOCH"
 
 The scenario controller moves it: to the far future while it places a scenario's VMs (before lab time 0 every curve has
 its value at 0), to now when the scenario starts. The exporter watches the ConfigMap, so one write starts every curve."""
+PRESSURE_MODEL_KEY: Final = "LAB_PRESSURE_MODEL"
+"""Curve from demand to pressure; ``monotone`` where it is not there."""
 SCRAPE_INTERVAL_KEY: Final = "LAB_SCRAPE_INTERVAL"
 EVALUATION_INTERVAL_KEY: Final = "LAB_EVALUATION_INTERVAL"
 DESCHEDULING_INTERVAL_KEY: Final = "LAB_DESCHEDULING_INTERVAL"
@@ -78,6 +82,11 @@ INITIAL_NODE_ANNOTATION: Final = "simulation.node-classifier.io/initial-node"
 """On a VirtualMachine: its first launcher pod is bound to this node, as a scenario's initial placement asks.
 
 Later pods (migration targets, replacements) are placed by the scheduler alone."""
+
+SCENARIO_LABEL: Final = "simulation.node-classifier.io/scenario"
+"""On a VirtualMachine: the SimulationScenario that created it."""
+DRAINING_ANNOTATION: Final = "simulation.node-classifier.io/draining"
+"""On a node ("true"): a scenario drains it, so its VMs are asked to leave until it is empty."""
 
 DESCHEDULER_REQUESTER: Final = "sigs.k8s.io/descheduler"
 EVICTION_WEBHOOK: Final = "virt-launcher-eviction-interceptor.kubevirt.io"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import os
@@ -14,16 +13,11 @@ from typing import NoReturn
 
 import waitress
 
-from labkit.clock import WALL_CLOCK, LabTime
+from labkit.clock import WALL_CLOCK, Clock
+from labkit.errors import InputError
 from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Kube, Object, Store
-from labkit.names import (
-    APP_LABEL,
-    EPOCH_KEY,
-    EXPORTER_PORT,
-    LAUNCHER_APP,
-    LISTEN_ADDRESS_KEY,
-    TEMPO_KEY,
-)
+from labkit.names import APP_LABEL, EXPORTER_PORT, LAUNCHER_APP, LISTEN_ADDRESS_KEY
+from labkit.settings import read_settings, settings_store
 from services.exporter.app import create_app
 from services.exporter.logic import Fleet
 
@@ -32,18 +26,10 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Serve until SIGTERM; anything that fails for good ends the process, so that it is started anew."""
-    parser = argparse.ArgumentParser(prog="services.exporter", description=__doc__)
-    parser.add_argument(
-        "--pressure-model",
-        choices=("monotone", "seed"),
-        default="monotone",
-        help="curve from demand to pressure; 'seed' has the original simulator's drop at 70 %%",
-    )
-    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _stop)
-    lab_time = LabTime(epoch=float(os.environ[EPOCH_KEY]), tempo=int(os.environ[TEMPO_KEY]))
-    fleet = Fleet(lab_time, pressure_model=args.pressure_model)
+    settings = read_settings(os.environ)
+    fleet = Fleet(settings.time, pressure_model=settings.pressure_model)
     server = waitress.create_server(
         create_app(fleet),
         host=os.environ[LISTEN_ADDRESS_KEY],
@@ -57,12 +43,7 @@ def main() -> None:
 
 def follow(fleet: Fleet, kube: Kube) -> NoReturn:
     """Mirror the cluster into the fleet, then wake at each load step, so that a scrape finds little to do."""
-    stores = (
-        _mirror(Store(kube, NODES), fleet.node_changed),
-        _mirror(Store(kube, PODS, label_selector=f"{APP_LABEL}={LAUNCHER_APP}"), fleet.pod_changed),
-        _mirror(Store(kube, VIRTUAL_MACHINES), fleet.vm_changed),
-    )
-    for store in stores:
+    for store in mirror(fleet, kube):
         store.wait_synced(math.inf)
     fleet.begin(WALL_CLOCK.now())
     logger.info("following %s", fleet.counts())
@@ -72,9 +53,24 @@ def follow(fleet: Fleet, kube: Kube) -> NoReturn:
         fleet.advance(WALL_CLOCK.now())
 
 
-def _mirror(store: Store, changed: Callable[[Object | None, Object | None, float], None]) -> Store:
-    store.subscribe(lambda old, new: changed(old, new, WALL_CLOCK.now()))
-    return store.start()
+def mirror(fleet: Fleet, kube: Kube, *, clock: Clock = WALL_CLOCK) -> list[Store]:
+    """Let watches tell the fleet of every change of nodes, launcher pods, VMs and settings; returns them started."""
+
+    def settings_changed(old: Object | None, new: Object | None, now: float) -> None:
+        try:
+            fleet.settings_changed(read_settings((new or {}).get("data") or {}), now)
+        except InputError as error:
+            logger.error("settings stay as they were: %s", error)
+
+    followed: list[tuple[Store, Callable[[Object | None, Object | None, float], None]]] = [
+        (settings_store(kube), settings_changed),
+        (Store(kube, NODES), fleet.node_changed),
+        (Store(kube, PODS, label_selector=f"{APP_LABEL}={LAUNCHER_APP}"), fleet.pod_changed),
+        (Store(kube, VIRTUAL_MACHINES), fleet.vm_changed),
+    ]
+    for store, changed in followed:
+        store.subscribe(lambda old, new, changed=changed: changed(old, new, clock.now()))  # type: ignore[misc]
+    return [store.start() for store, _ in followed]
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

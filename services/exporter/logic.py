@@ -38,6 +38,7 @@ from labkit.names import (
     NODE_TYPE_LABEL,
     SCHEDULABLE_LABEL,
 )
+from labkit.settings import Settings
 from labkit.units import parse_quantity
 
 logger = logging.getLogger(__name__)
@@ -248,6 +249,18 @@ class Fleet:
             for vm in self._vms.values():
                 self._place(vm, now)
             self._evaluate_curves()
+
+    def settings_changed(self, settings: Settings, now: float) -> None:
+        """Take in where lab time 0 is and which pressure curve holds; both hold from ``now`` on."""
+        with self._lock:
+            self.advance(now)
+            if self._running:
+                self._settle(now)
+            self.lab_time, self._pressure_model = settings.time, settings.pressure_model
+            self._step = self._step_at(now)
+            self._dirty.update(self._nodes)
+            if self._running:
+                self._evaluate_curves()
 
     @property
     def is_running(self) -> bool:

@@ -1,0 +1,76 @@
+"""Run the scenario controller."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from types import FrameType
+
+import waitress
+
+from labkit.clock import WALL_CLOCK
+from labkit.errors import KubeError
+from labkit.kube import NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Kube, Store
+from labkit.names import (
+    LAUNCHER_LABEL,
+    LAUNCHER_LABEL_VALUE,
+    LISTEN_ADDRESS_KEY,
+    NODE_TYPE_KWOK,
+    NODE_TYPE_LABEL,
+    SCENARIO_CONTROLLER_PORT,
+    TEMPO_KEY,
+)
+from services.scenario_controller.app import ScenarioController, create_app
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+STUCK_SECONDS = 120.0
+"""A look that takes longer than this means that the process should be started anew."""
+
+
+def main() -> None:
+    """Play scenarios until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    kube = Kube.from_environment()
+    scenarios, vms = Store(kube, SIMULATION_SCENARIOS), Store(kube, VIRTUAL_MACHINES)
+    nodes = Store(kube, NODES, label_selector=f"{NODE_TYPE_LABEL}={NODE_TYPE_KWOK}")
+    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    tempo = int(os.environ[TEMPO_KEY])
+    controller = ScenarioController(kube, scenarios=scenarios, vms=vms, nodes=nodes, pods=pods, tempo=tempo)
+    last_look = [WALL_CLOCK.monotonic()]
+    server = waitress.create_server(
+        create_app(lambda: WALL_CLOCK.monotonic() - last_look[0] < STUCK_SECONDS),
+        host=os.environ[LISTEN_ADDRESS_KEY],
+        port=SCENARIO_CONTROLLER_PORT,
+        threads=1,
+        ident="labkit-scenario-controller",
+    )
+    threading.Thread(target=server.run, name="http", daemon=True).start()
+    stores = (scenarios, vms, nodes, pods)
+    for store in stores:
+        store.subscribe(controller.changed)
+        store.start()
+    for store in stores:
+        store.wait_synced(math.inf)
+    while True:
+        controller.wake.clear()
+        try:
+            seconds = controller.look()
+        except KubeError as error:
+            logger.warning("will try again: %s", error)
+            seconds = RETRY_SECONDS
+        last_look[0] = WALL_CLOCK.monotonic()
+        controller.wake.wait(min(seconds, STUCK_SECONDS / 2))
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()
