@@ -82,6 +82,11 @@ def load(path: Path, *, taken: Collection[str] = ()) -> tuple[Algorithm, ...]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: cannot be read: {exc}") from exc
+    return load_text(path, text, taken=taken)
+
+
+def load_text(path: Path, text: str, *, taken: Collection[str] = ()) -> tuple[Algorithm, ...]:
+    """Read the algorithms of a file whose text is at hand; see :func:`load`."""
     found = _from_python(path, text) if path.suffix == ".py" else _from_rules(path, text)
     for each in found:
         if each.name in taken:
