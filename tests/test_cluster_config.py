@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from labkit import cluster
+from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names, state_home, write_whole
+from labkit.errors import ClusterError, InputError
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LABKIT_STATE", str(tmp_path))
+    monkeypatch.delenv("LABKIT_NAME", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "Lab", "1lab", "lab-", "a/b", "../etc", "a" * 41, "läb"])
+def test_name_that_is_no_folder_or_label_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="lab name"):
+        LabConfig(name=name)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "10.0.0.1", "localhost", "::1", "127.0.0", ""])
+def test_address_that_is_not_loopback_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="loopback address"):
+        LabConfig(address=address)
+
+
+@pytest.mark.parametrize("tempo", [0, 16, -1])
+def test_tempo_out_of_range_is_refused(tempo: int) -> None:
+    with pytest.raises(InputError, match="from 1 to 15"):
+        LabConfig(tempo=tempo)
+
+
+def test_unknown_backend_is_refused() -> None:
+    with pytest.raises(InputError, match="local, kind"):
+        LabConfig(backend="docker")
+
+
+def test_record_survives_its_file(state: Path) -> None:
+    folder = LabFolder("a")
+    folder.path.mkdir()
+    record = LabRecord(LabConfig(name="a", address="127.0.0.9", tempo=5), 12.5, "/tools")
+    folder.write_record(record)
+    assert folder.read_record() == record
+    assert lab_names() == ["a"]
+
+
+def test_missing_lab_says_how_to_get_one(state: Path) -> None:
+    with pytest.raises(ClusterError, match="labkit up --name gone"):
+        LabFolder("gone").read_record()
+    with pytest.raises(ClusterError, match="labkit up --name gone"):
+        cluster.find("gone")
+    assert cluster.running("gone") is None
+    assert cluster.status("gone") == []
+    assert cluster.down("gone") is False
+
+
+def test_damaged_record_says_how_to_get_rid_of_it(state: Path) -> None:
+    folder = LabFolder("broken")
+    folder.path.mkdir()
+    folder.record_file.write_text("{")
+    with pytest.raises(ClusterError, match="labkit down --name broken"):
+        folder.read_record()
+
+
+def test_unsaid_wishes_come_from_the_lab_that_is_there(state: Path) -> None:
+    folder = LabFolder("known")
+    folder.path.mkdir()
+    folder.write_record(LabRecord(LabConfig(name="known", address="127.0.0.9", tempo=5), 0.0, "/tools"))
+    assert cluster.wanted_config("known") == LabConfig(name="known", address="127.0.0.9", tempo=5)
+    assert cluster.wanted_config("known", tempo=7).tempo == 7
+    assert cluster.wanted_config("other") == LabConfig(name="other")
+
+
+def test_lab_of_another_backend_is_left_alone(state: Path) -> None:
+    folder = LabFolder("known")
+    folder.path.mkdir()
+    folder.write_record(LabRecord(LabConfig(name="known"), 0.0, "/tools"))
+    assert cluster.down("known", backend="kind") is False
+    assert folder.exists
+
+
+def test_environment_selects_the_lab(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_NAME", "chosen")
+    assert cluster.default_name() == "chosen"
+    assert cluster.wanted_config().name == "chosen"
+
+
+def test_state_folder_follows_the_user_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABKIT_STATE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_home() == tmp_path / "labkit"
+
+
+def test_files_with_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    write_whole(file, "secret")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
