@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from labkit.errors import InputError
 from labkit.load import LoadTable, parse_curve_json
 from labkit.migration import DEFAULT_DIRTY_RATE_MBPS
-from labkit.names import EVICTION_SOURCE_ANNOTATION, GROUP, LOAD_ANNOTATION, VM_KIND
+from labkit.names import EVICTION_SOURCE_ANNOTATION, GROUP, INITIAL_NODE_ANNOTATION, LOAD_ANNOTATION, VM_KIND
 from labkit.units import parse_quantity
 from labkit.versions import SIMULATION_API_VERSION
 
@@ -208,6 +208,8 @@ class VirtualMachine:
         ``spec.utilization`` as written: shares of the VM's own cores and memory, in [0, 1].
     load : str
         The load curve (annotation ``vm-load``) that holds instead of the two, or empty.
+    initial_node : str
+        The node for its first pod, or empty: the scheduler's choice.
     dirty_rate_mbps : float
         Megabits (10^6 bit) of memory that it dirties per second at full CPU load.
     is_wanted : bool
@@ -241,6 +243,7 @@ class VirtualMachine:
     cpu_utilization: str
     memory_utilization: str
     load: str
+    initial_node: str
     dirty_rate_mbps: float
     is_wanted: bool
     eviction_strategy: str
@@ -281,6 +284,7 @@ class VirtualMachine:
                 cpu_utilization=str(utilization.get("cpu", DEFAULT_CPU_UTILIZATION)),
                 memory_utilization=str(utilization.get("memory", DEFAULT_MEMORY_UTILIZATION)),
                 load=annotations.get(LOAD_ANNOTATION, ""),
+                initial_node=annotations.get(INITIAL_NODE_ANNOTATION, ""),
                 dirty_rate_mbps=float(migration.get("dirtyRateMbps", DEFAULT_DIRTY_RATE_MBPS)),
                 is_wanted=spec.get("running", True) and not metadata.get("deletionTimestamp"),
                 eviction_strategy=spec.get("evictionStrategy") or "",

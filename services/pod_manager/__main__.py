@@ -11,20 +11,19 @@ from types import FrameType
 
 import waitress
 
-from labkit.clock import WALL_CLOCK, LabTime
+from labkit.clock import WALL_CLOCK
 from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Kube, Store
 from labkit.names import (
-    EPOCH_KEY,
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
     LISTEN_ADDRESS_KEY,
+    MIGRATION_POLICY_CONFIG_MAP,
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
-    TEMPO_KEY,
 )
+from labkit.settings import read_settings, settings_store
 from labkit.workqueue import Workers
 from services.pod_manager.app import PodManager, create_app
-from services.pod_manager.policy import CONFIG_MAP
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +36,14 @@ def main() -> None:
     """Manage pods until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _stop)
-    lab_time = LabTime(epoch=float(os.environ[EPOCH_KEY]), tempo=int(os.environ[TEMPO_KEY]))
     kube = Kube.from_environment()
     vms, nodes = Store(kube, VIRTUAL_MACHINES), Store(kube, NODES)
     pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
-    policy = Store(kube, CONFIG_MAPS, namespace=MONITORING_NAMESPACE, field_selector=f"metadata.name={CONFIG_MAP}")
-    manager = PodManager(kube, vms=vms, nodes=nodes, lab_time=lab_time)
+    policy = Store(
+        kube, CONFIG_MAPS, namespace=MONITORING_NAMESPACE, field_selector=f"metadata.name={MIGRATION_POLICY_CONFIG_MAP}"
+    )
+    settings = settings_store(kube)
+    manager = PodManager(kube, vms=vms, nodes=nodes, settings=read_settings(os.environ))
     workers = Workers(manager.queue, manager.reconcile, threads=THREADS, failed=manager.failed)
     ready = threading.Event()
     server = waitress.create_server(
@@ -56,12 +57,13 @@ def main() -> None:
     for store, subscriber in (
         (nodes, manager.node_changed),
         (policy, manager.policy_changed),
+        (settings, manager.settings_changed),
         (pods, manager.pod_changed),
         (vms, manager.vm_changed),
     ):
         store.subscribe(subscriber)
         store.start()
-    for store in (nodes, policy, pods, vms):
+    for store in (nodes, policy, settings, pods, vms):
         store.wait_synced(math.inf)
     manager.resume()
     workers.start()

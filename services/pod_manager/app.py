@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from flask import Flask, Response, jsonify
@@ -22,6 +22,7 @@ from labkit.errors import InputError, KubeError
 from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Key, Kube, Object, Store
 from labkit.migration import CopyState, dirty_bytes_per_second, may_start, start_copy
 from labkit.names import EVICTION_SOURCE_ANNOTATION, MEMORY_BYTES_ANNOTATION
+from labkit.settings import Settings, read_settings
 from labkit.virtualmachine import Migration, VirtualMachine
 from labkit.workqueue import WorkQueue
 from services.pod_manager.cluster import Admission, OwnWrites, Pods, nodes_of
@@ -70,22 +71,24 @@ class PodManager:
         The API server.
     vms, nodes : Store
         Mirrors of the VirtualMachines and the nodes.
-    lab_time : LabTime
-        Lab time of this lab.
+    settings : Settings
+        Of the lab, as of the start.
     clock : Clock
         Wall clock.
     """
 
-    def __init__(self, kube: Kube, *, vms: Store, nodes: Store, lab_time: LabTime, clock: Clock = WALL_CLOCK) -> None:
+    def __init__(self, kube: Kube, *, vms: Store, nodes: Store, settings: Settings, clock: Clock = WALL_CLOCK) -> None:
         self._kube = kube
         self._vms = vms
         self._nodes = nodes
-        self._lab_time = lab_time
+        self._lab_time = settings.time
+        self._copy_time = LabTime(epoch=0.0, tempo=settings.time.tempo)
+        """Lab seconds on a scale that no scenario moves."""
         self._clock = clock
         self.queue: WorkQueue[Key] = WorkQueue(clock=clock)
         self.pods = Pods(clock=clock)
         self.policy = ClusterPolicy()
-        self.telemetry = Telemetry(tempo=lab_time.tempo)
+        self.telemetry = Telemetry(tempo=settings.time.tempo)
         self.telemetry.watch(self._series)
         self._recorder = Recorder(kube)
         self._own_writes = OwnWrites(clock=clock)
@@ -127,6 +130,13 @@ class PodManager:
         logger.info("migration policy: %s", self.policy)
         for key in self._admission.turns():
             self.queue.add(key)
+
+    def settings_changed(self, old: Object | None, new: Object | None) -> None:
+        """Take in the ConfigMap ``lab``: a scenario moves lab time 0."""
+        try:
+            self._lab_time = read_settings((new or {}).get("data") or {}).time
+        except InputError as error:
+            logger.error("%s; what held before still holds", error)
 
     def resume(self) -> None:
         """Take over what an earlier process left: count its migrations before any new one is admitted."""
@@ -193,7 +203,7 @@ class PodManager:
         vm = None if obj is None else VirtualMachine.read(obj)
         pods = self.pods.of(key)
         now = self._clock.now()
-        lab_now = self._lab_time.at(now)
+        lab_now = self._copy_time.at(now)
         copy: CopyState | None = None
         copy_seconds = 0.0
         migration = None if vm is None else vm.active_migration
@@ -203,13 +213,14 @@ class PodManager:
                 transfer = self._copies.at(key, lab_now)
                 if transfer is None:
                     transfer = self._begin_copy(key, vm, migration)
-                copy, copy_seconds = transfer.state, transfer.left_seconds / self._lab_time.tempo
+                copy, copy_seconds = transfer.state, transfer.left_seconds / self._copy_time.tempo
         return View(
             vm=vm,
             pods=pods,
             now=now,
-            tempo=self._lab_time.tempo,
+            tempo=self._copy_time.tempo,
             policy=self.policy.migration,
+            first_node=self._first_node(vm) if vm is not None and not pods else "",
             lost_nodes=frozenset(node for node in nodes_of(pods) if self._is_lost(node)),
             target_made=migration is not None and self._targets_made.get(key) == migration.uid,
             copy=copy,
@@ -224,8 +235,7 @@ class PodManager:
                 self._delete(step, obj)
                 return True
             case AnnotatePod(pod, annotations):
-                patch = {"metadata": {"uid": pod.uid, "annotations": dict(annotations)}}
-                self._patch_pod(pod, patch)
+                self._annotate(pod, annotations)
                 return True
         assert vm is not None
         assert obj is not None
@@ -239,8 +249,8 @@ class PodManager:
                     self._recorder.announce(obj, announcement)
                 if clears:
                     self._clear_source(vm)
-            case Admit(source):
-                return self._admit(key, vm, obj, source)
+            case Admit():
+                return self._admit(key, vm, obj, step)
             case BeginCopy(migration, target):
                 begun = migration.copying(target_node=target.node, at=self._clock.now())
                 self._write(vm, {"migrationState": begun.state()})
@@ -309,7 +319,8 @@ class PodManager:
         else:
             self.pods.doomed(pod)
 
-    def _patch_pod(self, pod: Pod, patch: Object) -> None:
+    def _annotate(self, pod: Pod, annotations: Mapping[str, str | None]) -> None:
+        patch = {"metadata": {"uid": pod.uid, "annotations": dict(annotations)}}
         try:
             self.pods.wrote(self._kube.patch(PODS, pod.name, patch, pod.namespace))
         except KubeError as error:
@@ -332,7 +343,8 @@ class PodManager:
         patch = {"metadata": {"uid": vm.uid, "annotations": {EVICTION_SOURCE_ANNOTATION: None}}}
         self._own_writes.wrote(self._kube.patch(VIRTUAL_MACHINES, vm.name, patch, vm.namespace))
 
-    def _admit(self, key: Key, vm: VirtualMachine, obj: Object, source: Pod) -> bool:
+    def _admit(self, key: Key, vm: VirtualMachine, obj: Object, step: Admit) -> bool:
+        source = step.source
         requested = vm.evacuation_requested or self._clock.now()
         if not self._admission.ask(key, source.node, (PRIORITY.get(vm.eviction_source, 0), requested)):
             if key not in self._waited:
@@ -340,6 +352,8 @@ class PodManager:
                 self._recorder.announce(
                     obj, Announcement("MigrationWaiting", "as many migrations run as the limits allow")
                 )
+            if step.annotations:
+                self._annotate(source, step.annotations)
             return False
         migration = admitted(vm, source, uid=str(uuid.uuid4()), now=self._clock.now())
         try:
@@ -353,9 +367,9 @@ class PodManager:
 
     def _begin_copy(self, key: Key, vm: VirtualMachine, migration: Migration) -> Transfer:
         """Start the copy's clock at its recorded start; a restarted process thereby goes on where the copy is."""
-        started = self._lab_time.at(migration.started if migration.started is not None else self._clock.now())
+        started = migration.started if migration.started is not None else self._clock.now()
         try:
-            cpu, memory = vm.utilization_at(started)
+            cpu, memory = vm.utilization_at(self._lab_time.at(started))
         except InputError:
             cpu, memory = float(vm.cpu_utilization), float(vm.memory_utilization)
         source = next((pod for pod in self.pods.of(key) if pod.name == migration.source_pod), None)
@@ -366,14 +380,14 @@ class PodManager:
             memory_utilization=memory,
             dirty_bytes_per_second=dirty_bytes_per_second(vm.dirty_rate_mbps, cpu),
         )
-        transfer = Transfer(migration.source_node, migration.target_node, state, started)
+        transfer = Transfer(migration.source_node, migration.target_node, state, self._copy_time.at(started))
         moved = self._copies.begin(
             key, transfer, policy=self.policy.migration, link_bytes_per_second=self.policy.link_bytes_per_second
         )
         for other in moved:
             if other != key:
                 self.queue.add(other)
-        begun = self._copies.at(key, self._lab_time.at(self._clock.now()))
+        begun = self._copies.at(key, self._copy_time.at(self._clock.now()))
         assert begun is not None
         return begun
 
@@ -423,12 +437,17 @@ class PodManager:
         self._waited.discard(key)
         moved = self._copies.end(
             key,
-            self._lab_time.at(self._clock.now()),
+            self._copy_time.at(self._clock.now()),
             policy=self.policy.migration,
             link_bytes_per_second=self.policy.link_bytes_per_second,
         )
         for other in [*moved, *self._admission.release(key)]:
             self.queue.add(other)
+
+    def _first_node(self, vm: VirtualMachine) -> str:
+        """Return the node that a VM's first pod is to be bound to, if it asks for one that exists."""
+        asks = bool(vm.initial_node) and vm.is_wanted and vm.starts == 0 and not vm.pod_name
+        return vm.initial_node if asks and not self._is_lost(vm.initial_node) else ""
 
     def _is_lost(self, node: str) -> bool:
         """Tell whether a node does not exist: the mirror says so, and the API server confirms it."""
@@ -448,7 +467,7 @@ class PodManager:
     def _series(self) -> Iterator[GaugeMetricFamily]:
         """Make KubeVirt's series of the migrations that run, and of those that ended last."""
         labels = ["namespace", "name"]
-        transfers = self._copies.all_at(self._lab_time.at(self._clock.now()))
+        transfers = self._copies.all_at(self._copy_time.at(self._clock.now()))
         for name, what, value in _COPY_SERIES:
             family = GaugeMetricFamily(f"kubevirt_vmi_migration_{name}", what, labels=labels)
             for key, transfer in transfers.items():

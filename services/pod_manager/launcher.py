@@ -159,9 +159,12 @@ def stale_annotations(pod: Pod, wanted: Mapping[str, str | None]) -> dict[str, s
     return {name: value for name, value in wanted.items() if pod.annotations.get(name) != value}
 
 
-def launcher_pod(vm: VirtualMachine, name: str) -> dict[str, Any]:
-    """Return the manifest of a VM's pod outside a migration."""
-    return _pod(vm, name, cores=vm.cores, memory_bytes=vm.memory_bytes)
+def launcher_pod(vm: VirtualMachine, name: str, *, node: str = "") -> dict[str, Any]:
+    """Return the manifest of a VM's pod outside a migration, bound to a node where one is given."""
+    pod = _pod(vm, name, cores=vm.cores, memory_bytes=vm.memory_bytes)
+    if node:
+        pod["spec"]["nodeName"] = node
+    return pod
 
 
 def target_pod(vm: VirtualMachine, migration: Migration, source: Pod) -> dict[str, Any]:

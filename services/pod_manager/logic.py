@@ -52,6 +52,8 @@ class View:
         Limits and timers.
     lost_nodes : frozenset of str
         Nodes of these pods that no longer exist.
+    first_node : str
+        Where a first pod is to be bound; empty for the scheduler's choice.
     target_made : bool
         Whether the target pod of the present migration is known to have been made.
     copy : CopyState or None
@@ -66,6 +68,7 @@ class View:
     tempo: int
     policy: MigrationPolicy
     lost_nodes: frozenset[str] = frozenset()
+    first_node: str = ""
     target_made: bool = False
     copy: CopyState | None = None
     copy_seconds: float = 0.0
@@ -126,9 +129,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Admit:
-    """Let the VM's evacuation begin as soon as the limits allow it."""
+    """Let the VM's evacuation begin as soon as the limits allow it; if it must wait, annotate its pod meanwhile."""
 
     source: Pod
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,21 +218,20 @@ def _run(view: View, vm: VirtualMachine, pods: _Pods) -> Step:
     """Keep the one pod of a VM that does not migrate."""
     active = pods.live(vm.pod_name)
     if active is None:
-        return _start(vm, pods)
+        return _start(view, vm, pods)
     surplus = pods.surplus(active.name)
     if surplus is not None:
         return DeletePod(surplus, f"the VirtualMachine is {active.name}")
     if active.node != vm.node_name:
         return Record({"nodeName": active.node or None})
     stale = stale_annotations(active, annotations_of(vm, leaving=vm.is_marked and active.node == vm.evacuation_node))
-    if stale:
-        return AnnotatePod(active, stale)
-    if vm.is_marked:
-        return _evacuate(view, vm, active, pods)
-    return _forget_source(vm)
+    step = _evacuate(view, vm, active, pods) if vm.is_marked else _forget_source(vm)
+    if isinstance(step, Admit):
+        return Admit(active, stale)  # the target first: its scheduling takes longest
+    return AnnotatePod(active, stale) if stale else step
 
 
-def _start(vm: VirtualMachine, pods: _Pods) -> Step:
+def _start(view: View, vm: VirtualMachine, pods: _Pods) -> Step:
     """Give a VM its pod: take the one that was made for it, or make it when no other is left."""
     name = launcher_name(vm, f"start/{vm.starts}")
     newborn = pods.live(name)
@@ -243,7 +246,7 @@ def _start(vm: VirtualMachine, pods: _Pods) -> Step:
         )
     if pods.by_name:
         return Idle()
-    return CreatePod(launcher_pod(vm, name), replaces=vm.pod_name)
+    return CreatePod(launcher_pod(vm, name, node=view.first_node), replaces=vm.pod_name)
 
 
 def _evacuate(view: View, vm: VirtualMachine, active: Pod, pods: _Pods) -> Step:

@@ -12,9 +12,9 @@ from typing import Final
 
 from labkit.errors import InputError
 from labkit.migration import DEFAULT_LINK_BYTES_PER_SECOND, DEFAULT_POLICY, MigrationPolicy
+from labkit.names import MIGRATION_POLICY_CONFIG_MAP as CONFIG_MAP
 from labkit.units import parse_duration, parse_quantity
 
-CONFIG_MAP: Final = "migration-policy"
 LINK_KEY: Final = "networkBandwidthMbps"
 """Capacity of each node's migration link, in each direction, in megabits (10^6 bit) per second."""
 

@@ -11,16 +11,15 @@ from types import FrameType
 
 import waitress
 
-from labkit.clock import WALL_CLOCK, LabTime
+from labkit.clock import WALL_CLOCK
 from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Store
 from labkit.names import (
-    EPOCH_KEY,
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
     LISTEN_ADDRESS_KEY,
-    TEMPO_KEY,
     VM_CONTROLLER_PORT,
 )
+from labkit.settings import read_settings, settings_store
 from labkit.workqueue import Workers
 from services.vm_controller.app import VmController, create_app
 from services.vm_controller.logic import UTILIZATION_SECONDS
@@ -34,11 +33,10 @@ def main() -> None:
     """Keep statuses right until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _stop)
-    lab_time = LabTime(epoch=float(os.environ[EPOCH_KEY]), tempo=int(os.environ[TEMPO_KEY]))
     kube = Kube.from_environment()
     vms = Store(kube, VIRTUAL_MACHINES)
     pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
-    controller = VmController(kube, vms=vms, pods=pods, lab_time=lab_time)
+    controller = VmController(kube, vms=vms, pods=pods, settings=read_settings(os.environ))
     workers = Workers(controller.queue, controller.reconcile, threads=THREADS, failed=controller.failed)
     ready = threading.Event()
     server = waitress.create_server(
@@ -49,17 +47,21 @@ def main() -> None:
         ident="labkit-vm-controller",
     )
     threading.Thread(target=server.run, name="http", daemon=True).start()
-    for store, subscriber in ((pods, controller.pod_changed), (vms, controller.vm_changed)):
+    settings = settings_store(kube)
+    for store, subscriber in (
+        (settings, controller.settings_changed),
+        (pods, controller.pod_changed),
+        (vms, controller.vm_changed),
+    ):
         store.subscribe(subscriber)
         store.start()
-    for store in (pods, vms):
+    for store in (settings, pods, vms):
         store.wait_synced(math.inf)
     workers.start()
     ready.set()
     logger.info("following %d VMs and %d pods", len(vms), len(pods))
     while True:
-        now = lab_time.at(WALL_CLOCK.now())
-        WALL_CLOCK.wait((UTILIZATION_SECONDS - now % UTILIZATION_SECONDS) / lab_time.tempo)
+        WALL_CLOCK.wait(UTILIZATION_SECONDS / controller.lab_time.tempo)
         controller.follow_curves()
 
 

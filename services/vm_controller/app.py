@@ -11,11 +11,12 @@ from typing import Final
 from flask import Flask, Response
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from labkit.clock import WALL_CLOCK, Clock, LabTime
+from labkit.clock import WALL_CLOCK, Clock
 from labkit.errors import InputError, KubeError
 from labkit.kube import VIRTUAL_MACHINES, Key, Kube, Object, Store
 from labkit.load import Curve, LoadTable, parse_curve_json
 from labkit.names import DOMAIN_LABEL, LOAD_ANNOTATION
+from labkit.settings import Settings, read_settings
 from labkit.virtualmachine import VirtualMachine
 from labkit.workqueue import WorkQueue
 from services.vm_controller.logic import (
@@ -30,8 +31,10 @@ from services.vm_controller.logic import (
 
 logger = logging.getLogger(__name__)
 
-SETTLE_SECONDS: Final = 0.05
+SETTLE_SECONDS: Final = 0.2
 """A VM's changes come in bursts (created, scheduled, running): one write for all of them."""
+SLACK_SECONDS: Final = 1.0
+"""Lab seconds that two looks a lab minute apart may be too close."""
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 
@@ -45,17 +48,17 @@ class VmController:
         The API server.
     vms, pods : Store
         Mirrors of the VirtualMachines and the launcher pods.
-    lab_time : LabTime
-        Lab time of this lab.
+    settings : Settings
+        Of the lab, as of the start.
     clock : Clock
         Wall clock.
     """
 
-    def __init__(self, kube: Kube, *, vms: Store, pods: Store, lab_time: LabTime, clock: Clock = WALL_CLOCK) -> None:
+    def __init__(self, kube: Kube, *, vms: Store, pods: Store, settings: Settings, clock: Clock = WALL_CLOCK) -> None:
         self._kube = kube
         self._vms = vms
         self._pods = pods
-        self._lab_time = lab_time
+        self.lab_time = settings.time
         self._clock = clock
         self.queue: WorkQueue[Key] = WorkQueue(clock=clock)
         self._moved_at: dict[Key, float] = {}
@@ -82,13 +85,20 @@ class VmController:
         if name:
             self.queue.add_after((metadata["namespace"], name), SETTLE_SECONDS)
 
+    def settings_changed(self, old: Object | None, new: Object | None) -> None:
+        """Take in the ConfigMap ``lab``: a scenario moves lab time 0."""
+        try:
+            self.lab_time = read_settings((new or {}).get("data") or {}).time
+        except InputError as error:
+            logger.error("%s; what held before still holds", error)
+
     def failed(self, key: Key, error: Exception) -> None:
         """Count a reconcile that failed."""
         self._failures.inc()
 
     def follow_curves(self) -> None:
         """Queue the VMs whose load curve has moved far from what their status shows; all at once, without requests."""
-        lab_now = self._lab_time.at(self._clock.now())
+        lab_now = self.lab_time.at(self._clock.now())
         followed, loads = [], []
         for obj in self._vms.items():
             load = (obj["metadata"].get("annotations") or {}).get(LOAD_ANNOTATION)
@@ -113,14 +123,14 @@ class VmController:
             return None
         vm = VirtualMachine.read(obj)
         now = self._clock.now()
-        lab_now = self._lab_time.at(now)
         pod = self._pods.get(vm.namespace, vm.pod_name) if vm.pod_name else None
         wanted = wanted_status(
             vm,
             obj,
             pod,
-            utilization_of(vm, lab_now),
-            may_move=lab_now - self._moved_at.get(key, float("-inf")) >= UTILIZATION_SECONDS,
+            utilization_of(vm, self.lab_time.at(now)),
+            may_move=(now - self._moved_at.get(key, float("-inf"))) * self.lab_time.tempo
+            >= UTILIZATION_SECONDS - SLACK_SECONDS,
             now=now,
         )
         difference = changes(obj.get("status") or {}, wanted)
@@ -128,7 +138,7 @@ class VmController:
             if difference:
                 self._write("status", vm, {"status": difference})
                 if "cpuUtilization" in difference or "memoryUtilization" in difference:
-                    self._moved_at[key] = lab_now
+                    self._moved_at[key] = now
             label = label_change(vm, obj)
             if label:
                 self._write("label", vm, {"metadata": {"labels": label}})

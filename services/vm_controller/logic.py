@@ -155,8 +155,9 @@ def _memory(bytes_text: str | None, vm: VirtualMachine, obj: Mapping[str, Any]) 
     if bytes_text is None:
         return None
     size = float(bytes_text)
-    if round(vm.memory_bytes) == round(size):
-        return str(obj["spec"]["resources"]["memory"])
+    written = str(obj["spec"]["resources"]["memory"])
+    if round(vm.memory_bytes) == round(size) and not written[-1].isdigit():
+        return written
     for unit, factor in (("Gi", GIB), ("Mi", MIB)):
         if size % factor == 0:
             return f"{size / factor:g}{unit}"
