@@ -22,14 +22,14 @@ def run(args: argparse.Namespace) -> int:
     from labkit import cluster
 
     lab = cluster.find(args.name)
-    environment = lab.environment()
+    variables = lab.variables
     if args.json:
         import json
 
-        print(json.dumps(environment, indent=1))
+        print(json.dumps(variables, indent=1))
         return 0
     tools = str(lab.folder.bin)
-    for name, value in environment.items():
+    for name, value in variables.items():
         if name != "PATH":
             print(f"export {name}={shlex.quote(value)}")
         elif os.environ.get("PATH", "").split(os.pathsep)[0] != tools:

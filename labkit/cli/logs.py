@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         os.execve(
             lab.folder.bin / "kubectl",
             ["kubectl", *arguments, *(["-f"] if args.follow else [])],
-            {**os.environ, **lab.environment()},
+            lab.environment,
         )
     raise InputError(
         f"wanted a component of lab {args.name!r}, found {args.component!r}: "

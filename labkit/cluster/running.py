@@ -78,10 +78,16 @@ class RunningLab:
             )
         return kube
 
-    def environment(self) -> dict[str, str]:
+    @property
+    def variables(self) -> dict[str, str]:
         """Return what ``kubectl`` and the other tools need: ``KUBECONFIG`` and a ``PATH`` with the tools first."""
         path = os.pathsep.join((str(self.folder.bin), os.environ.get("PATH", os.defpath)))
         return {"KUBECONFIG": str(self.folder.kubeconfig), "PATH": path, "LABKIT_NAME": self.name}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return this process' environment with :attr:`variables` in it, for programs that use the lab."""
+        return {**os.environ, **self.variables}
 
     def kubectl(
         self, *arguments: str, timeout_seconds: float = KUBECTL_SECONDS, stdin: str | None = None
@@ -89,7 +95,7 @@ class RunningLab:
         """Run kubectl against this lab; the answer holds its exit code, output and errors."""
         return subprocess.run(
             [str(self.folder.bin / "kubectl"), *arguments],
-            env={**os.environ, **self.environment()},
+            env=self.environment,
             input=stdin,
             capture_output=True,
             text=True,
