@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from flask import Flask, Response
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
+from labkit.clock import WALL_CLOCK
 from labkit.errors import PrometheusError
 from labkit.scoring import SCORER_METRIC, Form
 from services.scorer.logic import Scorer
@@ -33,13 +33,13 @@ def create_app(scorer: Scorer) -> Flask:
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        start = time.perf_counter()
+        start = WALL_CLOCK.monotonic()
         try:
             scores, answered = scorer.scores(), True
         except PrometheusError as error:
             logger.warning("%s", error)
             scores, answered = {}, False
-        lines = [*_scores(scores), *_about(scorer, answered=answered, seconds=time.perf_counter() - start)]
+        lines = [*_scores(scores), *_about(scorer, answered=answered, seconds=WALL_CLOCK.monotonic() - start)]
         return Response("\n".join(lines).encode() + b"\n" + generate_latest(own), content_type=TEXT_FORMAT)
 
     @app.get("/healthz")
