@@ -12,13 +12,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-import pandas as pd
 
 from labkit.errors import NoSamplesError, PrometheusError, QueryError
 from labkit.names import NODE_LABEL, PROMETHEUS_PORT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Prometheus", "Sample"]
 
@@ -162,6 +164,8 @@ class Prometheus:
         PrometheusError
             If Prometheus does not answer.
         """
+        import pandas as pd  # half a second, and services only ever ask for an instant
+
         if not (math.isfinite(start) and math.isfinite(end) and start <= end and step >= 0.001):
             raise QueryError(
                 f"wanted start <= end and a step of 1 ms or more, found start {start}, end {end}, step {step}",

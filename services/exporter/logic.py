@@ -52,6 +52,16 @@ MAX_CATCH_UP_STEPS: Final = 960
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """A VM's utilisation: a curve and its seed, or without a curve two constant ratios."""
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    curve: Curve | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """What matters of a launcher pod.
 
@@ -63,8 +73,8 @@ class Pod:
         Phase Running; made by a migration.
     cores, memory_bytes : float
         Size of the VM.
-    load : str or tuple of (float, float)
-        Text of the load annotation, or constant CPU and memory utilisation.
+    load : Load
+        What the VM asks of it.
     """
 
     name: str
@@ -74,7 +84,7 @@ class Pod:
     is_target: bool
     cores: float
     memory_bytes: float
-    load: str | tuple[float, float]
+    load: Load
 
 
 def read_pod(obj: Object) -> Pod:
@@ -83,13 +93,10 @@ def read_pod(obj: Object) -> Pod:
     Raises
     ------
     InputError
-        If an annotation is missing or no number; the text names it.
+        If an annotation is missing or makes no sense; the text names it.
     """
     metadata = obj["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    load: str | tuple[float, float] | None = annotations.get(LOAD_ANNOTATION)
-    if load is None:
-        load = (_number(annotations, CPU_UTILIZATION_ANNOTATION), _number(annotations, MEMORY_UTILIZATION_ANNOTATION))
     return Pod(
         name=metadata["name"],
         vm_uid=labels.get(CREATED_BY_LABEL, ""),
@@ -98,8 +105,20 @@ def read_pod(obj: Object) -> Pod:
         is_target=MIGRATION_JOB_UID_LABEL in labels,
         cores=_number(annotations, CPU_CORES_ANNOTATION),
         memory_bytes=_number(annotations, MEMORY_BYTES_ANNOTATION),
-        load=load,
+        load=_read_load(annotations),
     )
+
+
+def _read_load(annotations: Mapping[str, str]) -> Load:
+    text = annotations.get(LOAD_ANNOTATION)
+    if text is None:
+        cpu, memory = (_number(annotations, n) for n in (CPU_UTILIZATION_ANNOTATION, MEMORY_UTILIZATION_ANNOTATION))
+        return Load(*_constant(cpu, memory))
+    try:
+        curve, seed = parse_curve_json(text)
+    except InputError as exc:
+        raise InputError(f"annotation {LOAD_ANNOTATION}: {exc}") from exc
+    return Load(curve=curve, seed=seed)
 
 
 def _number(annotations: Mapping[str, str], name: str) -> float:
@@ -246,8 +265,8 @@ class Fleet:
             self._step = self._step_at(now)
             self._since[:] = now
             self._running = True
-            for vm in self._vms.values():
-                self._place(vm, now)
+            for vm in list(self._vms.values()):
+                self._place(vm, now, at_once=False)
             self._evaluate_curves()
 
     def settings_changed(self, settings: Settings, now: float) -> None:
@@ -308,7 +327,7 @@ class Fleet:
             self._unreadable.discard((namespace, name))
             if new is not None:
                 try:
-                    vm.pods[name] = self._read(new)
+                    vm.pods[name] = read_pod(new)
                 except InputError as error:
                     self._unreadable.add((namespace, name))
                     logger.warning("pod %s/%s has no readable load, so it counts as none: %s", namespace, name, error)
@@ -326,15 +345,8 @@ class Fleet:
             vm.pod_name = ((new or {}).get("status") or {}).get("podName") or ""
             self._place(vm, now)
 
-    def _read(self, obj: Object) -> Pod:
-        pod = read_pod(obj)
-        if isinstance(pod.load, str):
-            parse_curve_json(pod.load)
-        else:
-            _constant(*pod.load)
-        return pod
-
-    def _place(self, vm: _Vm, now: float) -> None:
+    def _place(self, vm: _Vm, now: float, *, at_once: bool = True) -> None:
+        """Move a VM's load to where its active pod is; ``at_once`` evaluates its curve now, not with all others."""
         if not vm.exists and not vm.pods:
             self._vms.pop(vm.key, None)
         if not self._running:
@@ -360,19 +372,19 @@ class Fleet:
         self._row_node[vm.row] = self._nodes.get(active.node, -1)
         self._size[vm.row] = active.cores, active.memory_bytes
         if before is None or before.load != active.load:
-            self._set_load(vm.row, active.load)
+            self._set_load(vm.row, active.load, at_once=at_once)
 
-    def _set_load(self, row: int, load: str | tuple[float, float]) -> None:
+    def _set_load(self, row: int, load: Load, *, at_once: bool) -> None:
         if self._curves.pop(row, None) is not None:
             self._table = None
-        if isinstance(load, str):
-            curve, seed = parse_curve_json(load)
-            self._curves[row] = (curve, seed)
-            self._table = None
-            cpu, memory = LoadTable([curve], [seed]).at(self._step * LOAD_STEP_SECONDS)
+        if load.curve is None:
+            self._utilization[row] = load.cpu, load.memory
+            return
+        self._curves[row] = load.curve, load.seed
+        self._table = None
+        if at_once:
+            cpu, memory = LoadTable([load.curve], [load.seed]).at(self._step * LOAD_STEP_SECONDS)
             self._utilization[row] = cpu[0], memory[0]
-        else:
-            self._utilization[row] = _constant(*load)
 
     def _take_row(self, vm: _Vm) -> None:
         if not self._free:

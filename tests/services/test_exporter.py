@@ -12,7 +12,7 @@ from labkit.errors import InputError
 from labkit.load import curve_json, parse_curve
 from labkit.units import GIB
 from services.exporter.app import create_app
-from services.exporter.logic import Fleet, NodeView, Pod, active_pod, read_pod
+from services.exporter.logic import Fleet, Load, NodeView, Pod, active_pod, read_pod
 from services.exporter.metrics import METRICS, Exposition, NodeMetric, counter, gauge
 
 EPOCH = 1_000_000.0
@@ -88,7 +88,7 @@ def of(view: NodeView, name: str, field: str) -> float:
 
 
 def make_pod(name: str, *, target: bool = False, uid: str = "u") -> Pod:
-    return Pod(name, uid, "n", True, target, 1.0, 1.0, (0.5, 0.5))
+    return Pod(name, uid, "n", True, target, 1.0, 1.0, Load(0.5, 0.5))
 
 
 @pytest.mark.parametrize(
