@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ Status = Literal["succeeded", "failed", "interrupted"]
 
 RUN_FILE: Final = "run.json"
 RUNS_FILE: Final = "runs.parquet"
+EXPERIMENT_FILE: Final = "experiment.json"
 REPORT_FILE: Final = "report.html"
 _PARTIAL_PREFIX: Final = ".partial-"
 _LIBRARIES: Final = ("numpy", "pandas", "scipy")
@@ -251,15 +252,40 @@ def read_run(folder: Path) -> RunRecord:
         raise ResultError(f"cannot read {path}: {exc}; the run must be repeated") from exc
 
 
-def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """Read the tables of a run folder, the five of every run and any others.
+def read_experiment(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read an experiment's folder: what was asked (``experiment.json``) and one row per run (``runs.parquet``).
+
+    Raises
+    ------
+    ResultError
+        If the folder holds no experiment, no run, or another format.
+    """
+    try:
+        state = json.loads((folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
+        runs = pq.read_table(folder / RUNS_FILE).to_pandas()
+    except FileNotFoundError as exc:
+        raise ResultError(
+            f"wanted an experiment's folder with {EXPERIMENT_FILE} and {RUNS_FILE}, found none in {folder}: "
+            "'labkit experiment FILE' makes one"
+        ) from exc
+    except (OSError, ValueError, pa.ArrowException) as exc:
+        raise ResultError(f"cannot read the experiment in {folder}: {exc}") from exc
+    found = state.get("api_version") if isinstance(state, dict) else None
+    if found != pinned.RESULTS_API_VERSION:
+        raise ResultError(f"wanted api_version {pinned.RESULTS_API_VERSION} in {folder}, found {found!r}")
+    return state, runs
+
+
+def read_tables(folder: Path, *, only: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Read the tables of a run folder: the five of every run and any others, or only some.
 
     Raises
     ------
     ResultError
         If one of the five is missing or has other columns.
     """
-    names = [*COLUMNS, *sorted(path.stem for path in folder.glob("*.parquet") if path.stem not in COLUMNS)]
+    others = sorted(path.stem for path in folder.glob("*.parquet") if path.stem not in COLUMNS)
+    names = list(only) if only is not None else [*COLUMNS, *others]
     tables = {}
     for name in names:
         path = folder / f"{name}.parquet"

@@ -6,8 +6,17 @@ with that backend.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
+from labkit import results
+from labkit.analysis import summarize
+from labkit.results import RunRecord
+from labkit.versions import RESULTS_API_VERSION
 
 LAB_SECONDS = 1200.0
 STEP_SECONDS = 15.0
@@ -76,3 +85,39 @@ def example_tables(
         ),
         "placement": pd.DataFrame(placement, columns=["time_seconds", "vm", "node"]),
     }  # fmt: skip
+
+
+MOVES = {"none": 0, "weighted_average": 4, "linear_amplified_ippd_k3": 12, "oracle": 14}
+"""How many of the made run's migrations an algorithm of the made experiment may cause."""
+
+
+def example_experiment(
+    folder: Path, *, algorithms: Sequence[str] = tuple(MOVES), scenarios: Sequence[str] = ("hot",), seeds: int = 3
+) -> list[RunRecord]:
+    """Write the folder of a made experiment, as a runner leaves it, and return its records."""
+    records = []
+    labels: Counter[str] = Counter()
+    for algorithm in algorithms:
+        labels[algorithm] += 1
+        label = algorithm + (" (again)" if labels[algorithm] > 1 else "")
+        for scenario in scenarios:
+            for seed in range(1, seeds + 1):
+                tables = example_tables(seed=seed + 100 * len(scenario), moves=MOVES.get(algorithm, 8), vms=40)
+                run_id = f"{label.replace(' (', '-').rstrip(')')}-{scenario}-s{seed}-sim"
+                record = RunRecord(
+                    run_id=run_id, backend="sim", scenario=scenario, algorithm=algorithm, seed=seed, tempo=15,
+                    policy={}, status="succeeded", error=None, started_at="2026-01-01T00:00:00+00:00",
+                    summary=summarize(tables, lab_seconds=LAB_SECONDS, wall_seconds=0.1), experiment="made",
+                    key=f"key-{run_id}", duration_seconds=LAB_SECONDS, parameters={"label": label, "policy_name": ""},
+                )  # fmt: skip
+                results.write_run(folder / run_id, record, results.encode_tables(tables))
+                records.append(record)
+    results.write_table(folder / results.RUNS_FILE, results.collect(records))
+    state = {
+        "api_version": RESULTS_API_VERSION, "name": "made", "question": "Does moving VMs help?", "backend": "sim",
+        "baseline": algorithms[0], "metrics": ["hotspot_seconds", "migrations", "time_to_settle_seconds"],
+        "duration_seconds": LAB_SECONDS, "tempo": 15, "runs": len(records), "counts": {"succeeded": len(records)},
+        "status": "succeeded", "keys": [], "text": "question: Does moving VMs help?",
+    }  # fmt: skip
+    results.write_json(folder / results.EXPERIMENT_FILE, state)
+    return records

@@ -4,6 +4,7 @@
 metrics of one run; :func:`summarize` is the only place that computes a run's summary.
 """
 
+from labkit.analysis.curves import imbalance_curves, migration_curves
 from labkit.analysis.summary import Summary, summarize
 from labkit.analysis.tables import COLUMNS, NodeSeries, Tables, conform, conform_all, empty, finished
 
@@ -16,5 +17,7 @@ __all__ = [
     "conform_all",
     "empty",
     "finished",
+    "imbalance_curves",
+    "migration_curves",
     "summarize",
 ]

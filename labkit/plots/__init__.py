@@ -10,7 +10,7 @@ from labkit.plots.run import (
     scores,
     utilisation,
 )
-from labkit.plots.style import algorithm_style, lab_style, node_styles
+from labkit.plots.style import algorithm_style, lab_style, node_styles, save
 
 __all__ = [
     "algorithm_style",
@@ -26,6 +26,7 @@ __all__ = [
     "placement",
     "ranking",
     "ridges",
+    "save",
     "scores",
     "survival",
     "utilisation",

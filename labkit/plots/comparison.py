@@ -81,10 +81,10 @@ def pareto(
                 markersize=9 if front[index] else 6, alpha=1.0 if front[index] else 0.55, zorder=3,
                 markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
     named = [index for index in range(len(names)) if front[index] or label_all or len(names) <= 8]
-    _name_points(ax, points, [names[index] for index in named], named)
     dress(ax, title="What each costs and what it buys", x=words(metrics[0]), y=words(metrics[1]), grid="both")
     ax.set_xlim(left=min(0.0, points[:, 0].min()))
     ax.set_ylim(bottom=min(0.0, points[:, 1].min()))
+    _name_points(ax, points, [names[index] for index in named], named)
     return ax
 
 
@@ -92,7 +92,8 @@ def _name_points(ax: Axes, points: FloatArray, names: list[str], index: list[int
     """Write names beside their points; names whose points lie at one place share one line each."""
     low, high = ax.get_ylim()
     left, right = ax.get_xlim()
-    gap = (high - low) * 0.045
+    inches = ax.figure.get_figheight() * ax.get_position().height  # type: ignore[union-attr]
+    gap = (high - low) * 0.16 / max(inches, 0.1)
     placed: list[tuple[float, float]] = []
     for name, at in sorted(zip(names, index, strict=True), key=lambda pair: -points[pair[1], 1]):
         x, y = points[at]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from labkit import scoring
 from labkit.experiment import BASELINES
@@ -120,3 +122,12 @@ def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def save(figure: Figure, out: str | Path, name: str) -> None:
+    """Save a figure as ``figures/<name>.png`` in a folder; an empty ``out`` means nowhere."""
+    if not out:
+        return
+    folder = Path(out) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png")

@@ -24,7 +24,6 @@ from labkit.versions import RESULTS_API_VERSION
 
 log = logging.getLogger(__name__)
 
-EXPERIMENT_FILE: Final = "experiment.json"
 _TWIN_RUN_SECONDS: Final = 0.5
 """What a run of the twin takes when nothing better is known."""
 _LIVE_OVERHEAD_SECONDS: Final = 20.0
@@ -214,4 +213,4 @@ def _write_state(what: Plan, records: Sequence[RunRecord], counts: dict[str, int
         "keys": sorted(what.keys.values()),
         "text": experiment.path.read_text(encoding="utf-8") if experiment.path.is_file() else "",
     }
-    results.write_json(what.folder / EXPERIMENT_FILE, state)
+    results.write_json(what.folder / results.EXPERIMENT_FILE, state)

@@ -1,0 +1,119 @@
+"""The answer to an experiment's question, in three sentences made from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from labkit.analysis.metrics import Metric
+from labkit.analysis.statistics import Blocks, Comparison, Interval, pareto_front
+from labkit.experiment import BASELINES
+
+MIN_BLOCKS = 6
+"""Below this no two-sided signed-rank test can reach p < 0.05: 2 / 2^5 = 0.0625."""
+
+
+def number(value: float) -> str:
+    """Write a number with three significant digits, without an exponent where it can be read without one."""
+    if not np.isfinite(value):
+        return "-"
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    if abs(value) >= 1e7 or abs(value) < 1e-4:
+        return f"{value:.2e}"
+    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
+    return f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def interval(found: Interval) -> str:
+    """Write an estimate with its interval; where that is a point, only the estimate."""
+    if found.low == found.high:
+        return number(found.estimate)
+    return f"{number(found.estimate)} [{number(found.low)}, {number(found.high)}]"
+
+
+def answer(
+    designs: Mapping[str, Blocks], comparisons: Mapping[str, Sequence[Comparison]], primary: Metric, baseline: str
+) -> list[str]:
+    """Say which algorithm did best, what it cost, and how sure that is.
+
+    Parameters
+    ----------
+    designs, comparisons : mapping
+        By metric name; the primary metric is among them.
+    primary : Metric
+        What the experiment is judged by first.
+    baseline : str
+        What everything was compared with.
+
+    Returns
+    -------
+    list of str
+        Three sentences. ``none``, ``random`` and ``oracle`` are ends of the scale and cannot be chosen.
+    """
+    found = {each.treatment: each for each in comparisons[primary.name]}
+    choices = [name for name in found if name.split(" ")[0] not in BASELINES and "(again" not in name] or list(found)
+    best = min(choices, key=lambda name: primary.sign * found[name].mean.estimate)
+    return [
+        _first(found, best, primary, baseline),
+        _second(designs, best, baseline, choices),
+        _third(designs[primary.name], found, best, primary, baseline, choices),
+    ]
+
+
+def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str) -> str:
+    extreme = "lowest" if metric.better == "lower" else "highest"
+    unit = f" {metric.unit}" if metric.unit else ""
+    what = metric.title if metric.title[1].isupper() else metric.title[0].lower() + metric.title[1:]
+    lead = f"{best} had the {extreme} {what}: {interval(found[best].mean)}{unit} a run"
+    if metric.censored:
+        lead += " (restricted to the run's length)"
+    if best == baseline:
+        return f"{lead}; it is the baseline that the others were compared with."
+    reference = number(found[baseline].mean.estimate)
+    return f"{lead}, against {reference} of {baseline}, a difference of {interval(found[best].difference)}."
+
+
+def _second(designs: Mapping[str, Blocks], best: str, baseline: str, choices: Sequence[str]) -> str:
+    if "migrations" not in designs:
+        return "Migrations were not among the metrics."
+    moves = designs["migrations"]
+    means = {name: float(moves.column(name).mean()) for name in moves.treatments}
+    text = f"It took {number(means[best])} migrations a run"
+    if best != baseline and baseline in means:
+        text += f", against {number(means[baseline])} of {baseline}"
+    if "hotspot_seconds" not in designs or len(choices) < 2:
+        return text + "."
+    hot = designs["hotspot_seconds"]
+    points = np.array([[means[name], float(hot.column(name).mean())] for name in choices])
+    front = [name for name, on in zip(choices, pareto_front(points), strict=True) if on]
+    if len(front) == 1:
+        return f"{text}; no algorithm had both fewer migrations and fewer hot spots than {front[0]}, which beats all."
+    return f"{text}; weighing migrations against hot spots, nothing beats {_list(front)}."
+
+
+def _third(
+    design: Blocks, found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str, choices: Sequence[str]
+) -> str:
+    count, scenarios = len(design.values), len(set(design.strata))
+    runs = f"{count} paired block{'s' if count != 1 else ''} ({scenarios} scenario{'s' if scenarios != 1 else ''})"
+    if count < MIN_BLOCKS:
+        return (
+            f"This rests on {runs}: too few for any test to tell luck from skill, so read the numbers as an example "
+            "and not as a ranking."
+        )
+    verdicts = {
+        verdict: [name for name in choices if found[name].verdict == verdict]
+        for verdict in ("better", "worse", "equivalent", "undecided")
+    }
+    parts = [f"{len(names)} {verdict}" for verdict, names in verdicts.items() if names]
+    text = f"Over {runs}, compared with {baseline}: {', '.join(parts)}" if parts else f"Over {runs}"
+    if verdicts["equivalent"]:
+        text += f" (equivalent within ±{number(metric.rope)}: {_list(verdicts['equivalent'])})"
+    dropped = f"; {design.dropped} incomplete blocks were left out" if design.dropped else ""
+    return f"{text}; intervals hold 95 % and speak about these scenarios{dropped}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,491 @@
+"""The report of an experiment: one HTML file that needs nothing but a browser.
+
+Everything in it is generated from the experiment's folder: question, answer, figures, tables, controls, versions, and
+how to repeat it. Figures are embedded; links lead to run folders and executed notebooks beside the report.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from labkit import plots, results
+from labkit.analysis import curves, metrics, statistics
+from labkit.analysis.answer import answer, interval, number
+from labkit.analysis.statistics import Blocks, Comparison
+from labkit.errors import InputError, ResultError
+from labkit.experiment import BASELINES
+from labkit.model import FloatArray
+
+EXECUTED_ANALYSIS: Final = "analysis.ipynb"
+_MAX_RUNS_SHOWN: Final = 8
+"""With more runs than this, only a few are shown one by one."""
+_MAX_OVERLAY_RUNS: Final = 60
+"""Of each treatment, at most so many runs are read for the curves over time."""
+_MAX_CURVES: Final = 8
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the sentence under it."""
+
+    title: str
+    source: str
+    reading: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the runs of an experiment say, before it is written down."""
+
+    designs: dict[str, Blocks]
+    comparisons: dict[str, list[Comparison]]
+    primary: metrics.Metric
+    baseline: str
+    missing: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, names: Sequence[str], baseline: str) -> Findings:
+        """Compare the treatments by each metric; metrics that no run has are named in ``missing``."""
+        designs, comparisons, missing = {}, {}, []
+        wanted = list(dict.fromkeys([*names, "migrations", "hotspot_seconds"]))
+        for name in wanted:
+            try:
+                design = statistics.blocks(runs, metrics.get(name))
+            except InputError as exc:
+                missing.append(str(exc))
+                continue
+            designs[name] = design
+        if not designs:
+            raise ResultError(f"wanted finished runs to report on, found none; {missing[0]}")
+        for name, design in designs.items():
+            reference = baseline_treatment(design.treatments, baseline)
+            comparisons[name] = statistics.compare(design, reference)
+        primary = next(name for name in wanted if name in designs)
+        reference = baseline_treatment(designs[primary].treatments, baseline)
+        return cls(designs, comparisons, metrics.get(primary), reference, missing)
+
+    def answer(self) -> list[str]:
+        """Say in three sentences what came out; see :func:`labkit.analysis.answer.answer`."""
+        return answer(self.designs, self.comparisons, self.primary, self.baseline)
+
+
+def baseline_treatment(treatments: Sequence[str], baseline: str) -> str:
+    """Return the treatment that stands for the baseline: where policies vary, its first."""
+    for name in treatments:
+        if name == baseline or name.startswith(f"{baseline} @ "):
+            return name
+    return treatments[0]
+
+
+def write(folder: Path) -> Path:
+    """Write ``report.html`` of an experiment's folder; returns its path.
+
+    Raises
+    ------
+    ResultError
+        If the folder holds no experiment, or no finished run.
+    """
+    state, runs = results.read_experiment(folder)
+    findings = Findings.of(runs, state["metrics"], state["baseline"])
+    mpl.use("Agg")
+    with plots.lab_style():
+        overall = list(_overall_pictures(findings, folder, runs))
+        single = list(_run_pictures(folder, runs, findings))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = environment.from_string(_TEMPLATE).render(
+        state=state,
+        digest=digest(runs),
+        sentences=findings.answer(),
+        findings=findings,
+        overall=overall,
+        single=single,
+        tables=[_comparison_table(findings, name) for name in findings.designs],
+        controls=controls(findings),
+        runs=_run_rows(folder, runs),
+        failed=runs[runs["status"] != "succeeded"].to_dict("records"),
+        versions=_versions(folder, runs),
+        analysis=(folder / EXECUTED_ANALYSIS).exists(),
+        repeat=_repeat(state),
+        number=number,
+    )
+    path = folder / results.REPORT_FILE
+    results.write_bytes(path, text.encode("utf-8"))
+    return path
+
+
+def digest(runs: pd.DataFrame) -> str:
+    """Return a hash of the runs that a report is about."""
+    rows = runs[["run_id", "key", "status", "wall_seconds"]] if "wall_seconds" in runs else runs[["run_id", "key"]]
+    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def is_current(folder: Path) -> bool:
+    """Tell whether the folder's report is about the runs that the folder holds."""
+    path = folder / results.REPORT_FILE
+    if not path.exists():
+        return False
+    _, runs = results.read_experiment(folder)
+    with path.open(encoding="utf-8") as file:
+        return f'content="{digest(runs)}"' in file.read(2000)
+
+
+def _draw(draw: Callable[[Axes], object], *, title: str, reading: str, size: tuple[float, float]) -> Picture:
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(title, f"data:image/png;base64,{data}", reading)
+
+
+def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> Iterator[Picture]:
+    design = findings.designs[findings.primary.name]
+    count = len(design.treatments)
+    height = 1.6 + 0.32 * count
+    comparisons = findings.comparisons[findings.primary.name]
+    yield _draw(
+        partial(plots.ranking, comparisons, findings.primary),
+        title="Ranking", size=(8.4, height + 0.5),
+        reading="Mean difference to the baseline within blocks, with 95 % intervals; in the grey band a difference "
+        "is too small to matter.",
+    )  # fmt: skip
+    if {"migrations", "hotspot_seconds"} <= findings.designs.keys():
+        pair = (findings.designs["migrations"], findings.designs["hotspot_seconds"])
+        costs = {name: (float(pair[0].column(name).mean()), float(pair[1].column(name).mean())) for name in
+                 design.treatments if name in pair[0].treatments}  # fmt: skip
+        yield _draw(
+            partial(plots.pareto, costs, metrics=(pair[0].metric, pair[1].metric)),
+            title="Migrations against hot spots", size=(8.4, 5.2),
+            reading="Nothing is better in both than what lies on the line; everything above and right of it is beaten "
+            "by something.",
+        )  # fmt: skip
+    means = _curves(folder, runs)
+    shown = _most_telling(findings, list(means))
+    for place, title, y in ((0, "CPU imbalance over time", "standard deviation of CPU use"),
+                            (1, "Migrations so far", "migrations")):  # fmt: skip
+        series = {name: (means[name][0], means[name][1 + place]) for name in shown}
+        if series:
+            yield _draw(
+                partial(plots.overlay, series, title=title, y=y),
+                title=title, size=(8.4, 3.8), reading=f"Mean over the runs of each{_left_out(means, shown)}.",
+            )  # fmt: skip
+    for name in ("time_to_settle_seconds", "time_to_converge_seconds"):
+        timed = findings.designs.get(name)
+        if timed is None or len(timed.values) < 2:
+            continue
+        horizon = float(runs["lab_seconds"].max())
+        events = {
+            each: statistics.survival(timed.column(each), timed.censored[:, timed.treatments.index(each)], timed.strata)
+            for each in _most_telling(findings, list(timed.treatments))
+        }
+        yield _draw(
+            partial(plots.survival, events, timed.metric, horizon_seconds=horizon),
+            title=timed.metric.title, size=(8.4, 3.8),
+            reading="Runs that did not get there within their length stay in the picture as censored; no value is made "
+            "up for them.",
+        )  # fmt: skip
+    if len(design.values) >= 2 and count > 2:
+        ranking = statistics.rank(design)
+        yield _draw(
+            partial(plots.critical_difference, ranking),
+            title="Mean ranks", size=(9.2, 1.6 + 0.2 * count),
+            reading=f"Friedman's test, F form of Iman and Davenport: F = {number(ranking.statistic)}, "
+            f"p = {number(ranking.p_value)}. A picture only: mean ranks depend on who else takes part.",
+        )  # fmt: skip
+        yield _draw(
+            partial(plots.ridges, design), title="Every run", size=(8.4, height),
+            reading="Each mark is a run, the symbol their mean; where the marks spread wide, a single run says little.",
+        )  # fmt: skip
+
+
+def _left_out(all_of_them: Mapping[str, object], shown: Sequence[str]) -> str:
+    hidden = len(all_of_them) - len(shown)
+    return f"; {hidden} more are left out, they are in the tables below" if hidden > 0 else ""
+
+
+def _most_telling(findings: Findings, names: Sequence[str]) -> list[str]:
+    """Choose what to draw where all would be too much: the ends, the baseline and the best."""
+    if len(names) <= _MAX_CURVES:
+        return list(names)
+    order = sorted(findings.comparisons[findings.primary.name], key=lambda e: findings.primary.sign * e.mean.estimate)
+    wanted = [findings.baseline, *(name for name in names if name in BASELINES)]
+    wanted += [each.treatment for each in order if each.treatment not in wanted]
+    return [name for name in names if name in wanted[:_MAX_CURVES]]
+
+
+def _curves(folder: Path, runs: pd.DataFrame) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
+    """Average imbalance and migrations so far over the runs of each treatment, on one grid of lab time."""
+    good = runs[runs["status"] == "succeeded"].assign(treatment=statistics.treatments(runs))
+    end = float(good["lab_seconds"].min())
+    grid = np.arange(0.0, end + 1e-9, max(15.0, end / 240))
+    found = {}
+    for name, rows in good.groupby("treatment", sort=False):
+        spread, moves = [], []
+        step = max(1, -(-len(rows) // _MAX_OVERLAY_RUNS))
+        for run_id in rows["run_id"].iloc[::step]:
+            tables = results.read_tables(folder / run_id, only=("nodes", "migrations"))
+            spread.append(curves.imbalance(tables, grid))
+            moves.append(curves.migrations(tables, grid))
+        if spread:
+            found[str(name)] = (grid, np.nanmean(spread, axis=0), np.mean(moves, axis=0))
+    return found
+
+
+def _run_pictures(folder: Path, runs: pd.DataFrame, findings: Findings) -> Iterator[tuple[str, list[Picture]]]:
+    """Draw single runs: all of them where they are few, else one of the best and one of the baseline."""
+    good = runs[runs["status"] == "succeeded"].assign(treatment=statistics.treatments(runs))
+    if len(good) > _MAX_RUNS_SHOWN:
+        order = sorted(
+            findings.comparisons[findings.primary.name], key=lambda e: findings.primary.sign * e.mean.estimate
+        )
+        best = next((e.treatment for e in order if e.treatment.split(" ")[0] not in BASELINES), order[0].treatment)
+        chosen = good[good["treatment"].isin([best, findings.baseline])]
+        good = chosen.sort_values(["scenario", "seed"], kind="stable").groupby("treatment", sort=False).head(1)
+    for row in good.to_dict("records"):
+        run_id, seconds = str(row["run_id"]), float(row["lab_seconds"])
+        tables = results.read_tables(folder / run_id)
+        settled = row.get("time_to_settle_seconds")
+        quiet = "it did not settle" if settled is None or pd.isna(settled) else f"settled after {settled / 60:.1f} min"
+        summary = (
+            f"CPU standard deviation {number(row['cpu_stddev_initial'])} → {number(row['cpu_stddev_final'])}; "
+            f"{int(row['migrations'])} migrations, {int(row['ping_pong_migrations'])} of them back and forth; {quiet}."
+        )
+        yield run_id, [
+            _draw(partial(plots.scores, tables), title="Scores", size=(6.6, 3.4), reading=summary),
+            _draw(partial(plots.utilisation, tables), title="CPU use", size=(6.6, 3.4), reading=""),
+            _draw(
+                partial(plots.cumulative, tables, lab_seconds=seconds),
+                title="Evictions and migrations", size=(6.6, 3.4), reading="",
+            ),
+            _draw(
+                partial(plots.placement, tables, lab_seconds=seconds),
+                title="Placement", size=(6.6, 3.4), reading="",
+            ),
+        ]  # fmt: skip
+
+
+def _comparison_table(findings: Findings, name: str) -> dict[str, Any]:
+    metric = metrics.get(name)
+    rows = [
+        {
+            "treatment": each.treatment, "mean": interval(each.mean), "difference": interval(each.difference),
+            "hodges_lehmann": number(each.hodges_lehmann),
+            "p_holm": "" if each.verdict == "baseline" else f"{each.p_holm:.2g}",
+            "superiority": "" if each.verdict == "baseline" else f"{100 * each.superiority:.0f} %",
+            "equivalent": "" if each.verdict == "baseline" else f"{100 * each.equivalent:.0f} %",
+            "verdict": each.verdict,
+        }
+        for each in sorted(findings.comparisons[name], key=lambda e: metric.sign * e.mean.estimate)
+    ]  # fmt: skip
+    design = findings.designs[name]
+    censored = {t: int(design.censored[:, i].sum()) for i, t in enumerate(design.treatments)}
+    return {
+        "metric": metric, "rows": rows, "blocks": len(design.values), "dropped": design.dropped,
+        "censored": {t: n for t, n in censored.items() if n}, "baseline": findings.baseline,
+    }  # fmt: skip
+
+
+def controls(findings: Findings) -> list[tuple[str, bool, str]]:
+    """Check what must come out in any sound experiment: (control, as it should be, what was found).
+
+    An algorithm entered twice must not differ from itself; linear_amplified_ippd_k1 is
+    ideal_point_positive_distance by definition; no descheduling and the planner that knows the future are the ends.
+    """
+    design = findings.designs[findings.primary.name]
+    metric, found = findings.primary, []
+    pairs = [(name, re.sub(r" \(again.*?\)", "", name)) for name in design.treatments if "(again" in name]
+    pairs += [("linear_amplified_ippd_k1", "ideal_point_positive_distance")]
+    for first, second in pairs:
+        if {first, second} <= set(design.treatments):
+            delta = design.column(first) - design.column(second)
+            _, equal, _ = statistics.rope_probabilities(delta, metric.rope)
+            good = equal >= statistics.EQUIVALENT_PROBABILITY
+            found.append(
+                (f"{first} equals {second}", good, f"largest difference {number(float(np.abs(delta).max()))}, "
+                 f"equivalent with probability {equal:.2f}")
+            )  # fmt: skip
+    means = {name: metric.sign * float(design.column(name).mean()) for name in design.treatments}
+    others = [value for name, value in means.items() if name not in BASELINES]
+    if others and "oracle" in means:
+        good = means["oracle"] <= min(others) + metric.rope
+        found.append(("oracle is the good end", good, f"{number(abs(means['oracle']))}, the best algorithm "
+                      f"{number(abs(min(others)))}"))  # fmt: skip
+    if others and "none" in means and metric.name not in ("migrations", "ping_pong_migrations", "bytes_moved"):
+        good = means["none"] >= float(np.median(others)) - metric.rope
+        found.append(("none is the bad end", good, f"{number(abs(means['none']))}, the median algorithm "
+                      f"{number(abs(float(np.median(others))))}"))  # fmt: skip
+    return found
+
+
+def _run_rows(folder: Path, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in runs.to_dict("records"):
+        notebook = folder / str(row["run_id"]) / "notebook.ipynb"
+        values = {
+            name: "" if pd.isna(row.get(name)) else number(float(row[name]))
+            for name in ("migrations", "hotspot_seconds", "cpu_stddev_initial", "cpu_stddev_final",
+                         "time_to_settle_seconds", "ping_pong_migrations", "wall_seconds")
+        }  # fmt: skip
+        rows.append({"run_id": row["run_id"], "status": row["status"], "notebook": notebook.exists(), **values})
+    return rows
+
+
+def _versions(folder: Path, runs: pd.DataFrame) -> dict[str, str]:
+    record = results.read_run(folder / str(runs["run_id"].iloc[0]))
+    host = ", ".join(f"{name} {value}" for name, value in record.host.items())
+    return {**record.versions, "git commit": record.git_commit or "outside a checkout", "host": host,
+            "first run started": min(_started(folder, runs))}  # fmt: skip
+
+
+def _started(folder: Path, runs: pd.DataFrame) -> list[str]:
+    return [results.read_run(folder / str(run_id)).started_at for run_id in runs["run_id"].iloc[[0, -1]]]
+
+
+def _repeat(state: dict[str, Any]) -> Markup:
+    text = html.escape(state["text"].strip())
+    return Markup(f"<pre>{text}</pre>")
+
+
+_TEMPLATE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="labkit-runs" content="{{ digest }}">
+<link rel="icon" href="data:,">
+<title>{{ state.name }}: {{ state.question }}</title>
+<style>
+:root { color-scheme: light; --ink: #222; --quiet: #666; --line: #ddd; --blue: #0072b2; --red: #b34700; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; margin: 0 auto; max-width: 68rem;
+  padding: 1.5rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+.quiet, figcaption, caption { color: var(--quiet); font-size: .9rem; }
+.answer { border-left: 4px solid var(--blue); padding: .2rem 0 .2rem 1rem; margin: 1.2rem 0; }
+.answer p { margin: .35rem 0; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
+.four { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: .2rem 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; } caption { text-align: left; padding: .4rem 0; white-space: normal; }
+.better { color: var(--blue); } .worse, .failed { color: var(--red); }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+details > summary { cursor: pointer; } a { color: var(--blue); }
+@media print { details { display: block; } }
+</style>
+</head>
+<body>
+<p class="quiet">Experiment {{ state.name }} · backend {{ state.backend }} · {{ state.runs }} runs of
+{{ (state.duration_seconds / 60)|round(1) }} lab minutes</p>
+<h1>{{ state.question }}</h1>
+<section class="answer" id="answer">
+{% for sentence in sentences %}
+<p>{{ sentence }}</p>
+{% endfor %}
+</section>
+{% for problem in findings.missing %}
+<p class="quiet">{{ problem }}</p>
+{% endfor %}
+{% if failed %}
+<section id="failed"><h2>Runs that failed</h2>
+{% for run in failed %}
+<p class="failed"><a href="{{ run.run_id }}/">{{ run.run_id }}</a> {{ run.status }}:
+{{ (run.error or "").strip().splitlines()[-1] if run.error else "" }}</p>
+{% endfor %}
+</section>
+{% endif %}
+<section id="figures"><h2>What was found</h2>
+{% for picture in overall %}
+<figure><img src="{{ picture.source }}" alt="{{ picture.title }}">
+<figcaption>{{ picture.reading }}</figcaption></figure>
+{% endfor %}
+</section>
+<section id="single"><h2>{% if single|length == runs|length %}Each run{% else %}Two runs from near{% endif %}</h2>
+{% for run_id, pictures in single %}
+<h3 id="{{ run_id }}"><a href="{{ run_id }}/">{{ run_id }}</a></h3>
+<p>{{ pictures[0].reading }}</p>
+<div class="four">
+{% for picture in pictures %}
+<figure><img src="{{ picture.source }}" alt="{{ picture.title }} of {{ run_id }}"></figure>
+{% endfor %}
+</div>
+{% endfor %}
+</section>
+<section id="tables"><h2>In numbers</h2>
+<p class="quiet">Differences are to {{ findings.baseline }} within blocks of equal scenario and seed; intervals hold
+95 % (bootstrap, seeds resampled within scenarios); p is Wilcoxon's signed-rank test after Holm; "wins" is the share of
+blocks in which it is better, ties half; "equal" is the probability that the difference is practically none.</p>
+{% for table in tables %}
+<div class="scroll"><table>
+<caption>{{ table.metric.title }}{% if table.metric.unit %} ({{ table.metric.unit }}){% endif %},
+{{ table.metric.better }} is better, differences within ±{{ number(table.metric.rope) }} do not matter;
+{{ table.blocks }} blocks
+{%- if table.dropped %}, {{ table.dropped }} incomplete ones left out{% endif %}
+{%- if table.censored %}; did not get there:
+{% for name, count in table.censored.items() %}{{ name }} {{ count }}{{ "" if loop.last else ", " }}{% endfor %}
+{%- endif %}</caption>
+<thead><tr><th>algorithm</th><th>mean</th><th>difference</th><th>typical difference</th><th>p</th><th>wins</th>
+<th>equal</th><th>verdict</th></tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr><td>{{ row.treatment }}</td><td>{{ row.mean }}</td><td>{{ row.difference }}</td><td>{{ row.hodges_lehmann }}</td>
+<td>{{ row.p_holm }}</td><td>{{ row.superiority }}</td><td>{{ row.equivalent }}</td>
+<td class="{{ row.verdict }}">{{ row.verdict }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endfor %}
+</section>
+{% if controls %}
+<section id="controls"><h2>Controls</h2>
+<table><thead><tr><th>must hold</th><th>does it</th><th>found</th></tr></thead><tbody>
+{% for control, good, found in controls %}
+<tr><td>{{ control }}</td><td class="{{ "better" if good else "worse" }}">{{ "yes" if good else "no" }}</td>
+<td>{{ found }}</td></tr>
+{% endfor %}
+</tbody></table></section>
+{% endif %}
+<section id="runs"><h2>Runs</h2>
+<details{% if runs|length <= 30 %} open{% endif %}><summary>{{ runs|length }} runs</summary>
+<div class="scroll"><table>
+<thead><tr><th>run</th><th>status</th><th>migrations</th><th>hot-spot s</th><th>CPU σ start</th><th>CPU σ end</th>
+<th>settled s</th><th>ping-pong</th><th>wall s</th></tr></thead>
+<tbody>
+{% for run in runs %}
+<tr><td><a href="{{ run.run_id }}/">{{ run.run_id }}</a>
+{%- if run.notebook %} · <a href="{{ run.run_id }}/notebook.ipynb">notebook</a>{% endif %}</td>
+<td class="{{ run.status }}">{{ run.status }}</td><td>{{ run.migrations }}</td><td>{{ run.hotspot_seconds }}</td>
+<td>{{ run.cpu_stddev_initial }}</td><td>{{ run.cpu_stddev_final }}</td><td>{{ run.time_to_settle_seconds }}</td>
+<td>{{ run.ping_pong_migrations }}</td><td>{{ run.wall_seconds }}</td></tr>
+{% endfor %}
+</tbody></table></div></details></section>
+<section id="repeat"><h2>How to repeat this</h2>
+<pre>labkit experiment {{ state.name }}.yaml</pre>
+<details><summary>{{ state.name }}.yaml</summary>{{ repeat }}</details>
+{% if analysis %}<p>Executed analysis: <a href="analysis.ipynb">analysis.ipynb</a>.</p>{% endif %}
+<p>All runs as one table: <a href="runs.parquet">runs.parquet</a>.</p>
+<div class="scroll"><table><caption>What took part</caption><tbody>
+{% for name, value in versions.items() %}
+<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}
+</tbody></table></div></section>
+</body>
+</html>
+"""
