@@ -33,6 +33,7 @@ from labkit.names import (
     ETCD_PORT,
     FAKE_NODE_ANNOTATION,
     HOST_NODE,
+    HOST_NODE_PORT,
     KWOK_PORT,
     SCHEDULER_PORT,
 )
@@ -50,6 +51,7 @@ PORTS: Final[Mapping[str, int]] = {
     CONTROLLER_MANAGER: CONTROLLER_MANAGER_PORT,
     SCHEDULER: SCHEDULER_PORT,
     KWOK: KWOK_PORT,
+    AGENT: HOST_NODE_PORT,
 }
 """Port on which each component says how it is."""
 
@@ -82,7 +84,7 @@ def write_identities(folder: LabFolder, address: str) -> None:
     cluster.issue("kube-apiserver", hosts=names).write(pki, "apiserver")
     cluster.issue("kube-apiserver-kubelet-client", organizations=["system:masters"]).write(pki, "kubelet-client")
     cluster.issue("kube-apiserver-webhook-client").write(pki, WEBHOOK_CLIENT)
-    for component in (CONTROLLER_MANAGER, SCHEDULER, KWOK):
+    for component in (CONTROLLER_MANAGER, SCHEDULER, KWOK, AGENT):
         cluster.issue(component, hosts=[address, "localhost"]).write(pki, component)
     write_whole(pki / "service-account.key", new_key())
 
@@ -199,6 +201,9 @@ def write_configuration(folder: LabFolder, record: LabRecord) -> None:
                 "api_server_port": API_SERVER_PORT,
                 "ca_file": str(pki / f"{CLUSTER_CA}.crt"),
                 "kwok_port": KWOK_PORT,
+                "kubelet_port": HOST_NODE_PORT,
+                "cert_file": str(pki / f"{AGENT}.crt"),
+                "key_file": str(pki / f"{AGENT}.key"),
                 "cluster_domain": "cluster.local",
                 "static_dir_prometheus": _static_pages(),
                 "logs_dir": str(folder.logs / "pods"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import pytest
 from labkit.clock import wait_until
 from labkit.cluster import RunningLab
 from labkit.cluster.component import read_state
-from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES
+from labkit.kube import CONFIG_MAPS, EVENTS, NAMESPACES, PODS
 from labkit.names import ADDON_NODE_LABEL, HOST_NODE
 
 pytestmark = pytest.mark.live
@@ -29,7 +31,39 @@ NAMESPACE = "hostnode-test"
 PORT = 18080
 READY_SECONDS = 30.0
 
-SERVE = "import os, time, http.server as h; print('serving', flush=True); h.test(h.SimpleHTTPRequestHandler, port={port}, bind=os.environ['ADDRESS'])"
+TWO_LIVES = """
+import os, pathlib, time
+lives = pathlib.Path('/data/lives')
+life = len(lives.read_text()) if lives.exists() else 0
+lives.write_text('x' * (life + 1))
+print('life', life, flush=True)
+if life == 0:
+    os._exit(3)
+time.sleep(1000)
+"""
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('deaf', flush=True)
+time.sleep(1000)
+"""
+SICK_ONCE = """
+import pathlib, time
+sick = pathlib.Path('/data/sick')
+second_life = sick.exists()
+sick.unlink(missing_ok=True)
+time.sleep(2)
+if not second_life:
+    sick.touch()
+time.sleep(1000)
+"""
+WHO_AM_I = """
+from labkit.kube import Kube
+review = {'kind': 'SelfSubjectReview', 'apiVersion': 'authentication.k8s.io/v1'}
+answer = Kube.in_cluster().request('POST', '/apis/authentication.k8s.io/v1/selfsubjectreviews', body=review)
+print(answer['status']['userInfo']['username'])
+"""
+
 ADDRESS = {"name": "ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
 
 
@@ -120,7 +154,11 @@ class Cluster:
     def background(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         command = [str(self.lab.folder.bin / "kubectl"), "-n", NAMESPACE, *arguments]
         process = subprocess.Popen(
-            command, env={**os.environ, **self.lab.environment()}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env={**os.environ, **self.lab.environment()},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         try:
             yield process
@@ -222,18 +260,23 @@ def test_logs_shows_what_the_container_wrote(web: Cluster) -> None:
 
 
 def test_logs_follow_shows_new_lines_as_they_come(web: Cluster) -> None:
+    path = f"/{time.time_ns()}"
+    seen = ""
     with web.background("logs", "deployment/web", "-f", "--tail=0") as follower:
         assert follower.stdout is not None
-        time_of_request = f"/{time.time_ns()}"
+        descriptor = follower.stdout.fileno()
+        os.set_blocking(descriptor, False)
 
-        def seen() -> bool:
-            # Asked again and again: the follower may not have connected yet at the first.
-            with pytest.raises(OSError, match="404"):
-                urllib.request.urlopen(f"http://{web.lab.address}:{PORT}{time_of_request}", timeout=2)
-            os.set_blocking(follower.stdout.fileno(), False)  # type: ignore[union-attr]
-            return time_of_request in (follower.stdout.read() or "")  # type: ignore[union-attr]
+        def shown() -> bool:
+            nonlocal seen
+            # Asked again and again: the follower may not have been there yet the first time.
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://{web.lab.address}:{PORT}{path}", timeout=2)
+            with contextlib.suppress(BlockingIOError):
+                seen += os.read(descriptor, 2**16).decode()
+            return path in seen
 
-        wait_until(seen, timeout_seconds=15, poll_seconds=0.3, what="a request to show in the followed log")
+        wait_until(shown, timeout_seconds=15, poll_seconds=0.3, what="a request to show in the followed log")
 
 
 def test_logs_previous_is_refused_before_a_restart(cluster: Cluster) -> None:
@@ -246,10 +289,9 @@ def test_logs_previous_is_refused_before_a_restart(cluster: Cluster) -> None:
 
 
 def test_logs_previous_shows_the_life_before(cluster: Cluster) -> None:
-    program = "import os, pathlib, time; p = pathlib.Path('/data/lives'); n = len(p.read_text()) if p.exists() else 0; p.write_text('x' * (n + 1)); print('life', n, flush=True); n or os._exit(3); time.sleep(1000)"
     volume = {"name": "data", "emptyDir": {}}
     mount = {"name": "data", "mountPath": "/data"}
-    cluster.kube.create(PODS, pod_of("lives", spec_of(python(program, volumeMounts=[mount]), volumes=[volume])))
+    cluster.kube.create(PODS, pod_of("lives", spec_of(python(TWO_LIVES, volumeMounts=[mount]), volumes=[volume])))
     pod = cluster.wait_pod("lives", lambda pod: status_of(pod).get("restartCount") == 1 and is_ready(pod), "a restart")
     ended = status_of(pod)["lastState"]["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (3, "Error")
@@ -304,8 +346,7 @@ def test_delete_pod_returns_when_its_port_is_free(cluster: Cluster) -> None:
 
 
 def test_delete_pod_kills_what_does_not_end_in_its_grace_period(cluster: Cluster) -> None:
-    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(1000)"
-    cluster.kube.create(PODS, pod_of("deaf", spec_of(python(program))))
+    cluster.kube.create(PODS, pod_of("deaf", spec_of(python(DEAF))))
     cluster.wait_pod("deaf", is_ready, "the pod to run")
     wait_until(lambda: "deaf" in cluster.kubectl("logs", "deaf"), timeout_seconds=10, what="the handler to be set")
     began = time.monotonic()
@@ -339,9 +380,8 @@ def test_crashing_container_backs_off(cluster: Cluster) -> None:
 
 def test_failing_liveness_probe_restarts_the_container(cluster: Cluster) -> None:
     probe = {"exec": {"command": ["test", "!", "-e", "/data/sick"]}, "periodSeconds": 1, "failureThreshold": 2}
-    program = "import pathlib, time; s = pathlib.Path('/data/sick'); was = s.exists(); s.unlink(missing_ok=True); time.sleep(3); was or s.touch(); time.sleep(1000)"
     volume, mount = {"name": "data", "emptyDir": {}}, {"name": "data", "mountPath": "/data"}
-    container = python(program, livenessProbe=probe, volumeMounts=[mount])
+    container = python(SICK_ONCE, livenessProbe=probe, volumeMounts=[mount])
     cluster.kube.create(PODS, pod_of("sick", spec_of(container, volumes=[volume])))
     pod = cluster.wait_pod("sick", lambda pod: status_of(pod).get("restartCount") == 1, "a restart")
     assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 143
@@ -370,7 +410,9 @@ def test_killed_agent_leaves_no_second_copy(web: Cluster) -> None:
     agent = state.components["host-node-agent"].pid
     assert agent is not None
     os.kill(agent, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{victim}").exists(), timeout_seconds=3, what="the container to end with the agent")
+    wait_until(
+        lambda: not Path(f"/proc/{victim}").exists(), timeout_seconds=3, what="the container to end with the agent"
+    )
     pod = web.wait_pod(name, lambda pod: status_of(pod)["restartCount"] == count + 1 and is_ready(pod), "a restart")
     assert status_of(pod)["lastState"]["terminated"]["reason"] == "ContainerStatusUnknown"
     assert listeners(web.lab.address, PORT) == 1
@@ -449,15 +491,25 @@ def test_container_sees_volumes_environment_and_services(web: Cluster) -> None:
             {"name": "BOTH", "value": "$(NAME)/$(KEY)/$$(KEY)/$(NOBODY)"},
         ],
     )
-    init = python("open('/shared/from-init', 'w').write('hello')", name="init", volumeMounts=[container["volumeMounts"][3]])
+    init = python(
+        "open('/shared/from-init', 'w').write('hello')", name="init", volumeMounts=[container["volumeMounts"][3]]
+    )
     volumes = [
         {"name": "whole", "configMap": {"name": "look"}},
-        {"name": "items", "configMap": {"name": "look", "items": [{"key": "policy.yaml", "path": "sub/renamed.yml", "mode": 0o440}]}},
+        {
+            "name": "items",
+            "configMap": {"name": "look", "items": [{"key": "policy.yaml", "path": "sub/renamed.yml", "mode": 0o440}]},
+        },
         {"name": "secret", "secret": {"secretName": "look", "defaultMode": 0o400}},
         {"name": "shared", "emptyDir": {}},
-        {"name": "podinfo", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        {
+            "name": "podinfo",
+            "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]},
+        },
     ]
-    pod = pod_of("look", spec_of(container, initContainers=[init | {"image": "x"}], volumes=volumes, restartPolicy="Never"))
+    pod = pod_of(
+        "look", spec_of(container, initContainers=[init | {"image": "x"}], volumes=volumes, restartPolicy="Never")
+    )
     pod["metadata"]["labels"] = {"colour": "red"}
     kube.create(PODS, pod)
     ended = web.wait_pod("look", lambda pod: phase(pod) in ("Succeeded", "Failed"), "the pod to end")
@@ -500,8 +552,7 @@ def test_container_sees_volumes_environment_and_services(web: Cluster) -> None:
 
 
 def test_service_account_token_is_accepted(cluster: Cluster) -> None:
-    program = "from labkit.kube import *; k = Kube.in_cluster(); print(k.request('POST', '/apis/authentication.k8s.io/v1/selfsubjectreviews', body={'kind': 'SelfSubjectReview', 'apiVersion': 'authentication.k8s.io/v1'})['status']['userInfo']['username'])"
-    pod = cluster.run_to_end("who", spec_of(python(program)))
+    pod = cluster.run_to_end("who", spec_of(python(WHO_AM_I)))
     assert cluster.kubectl("logs", "who").strip() == f"system:serviceaccount:{NAMESPACE}:default"
     assert phase(pod) == "Succeeded"
 
@@ -517,7 +568,10 @@ def test_host_port_leads_to_the_container_port(cluster: Cluster) -> None:
 
 
 def test_sidecar_starts_before_and_ends_after(cluster: Cluster) -> None:
-    sidecar = python("import time; print('up', flush=True); time.sleep(1000)", name="side") | {"restartPolicy": "Always", "image": "x"}
+    sidecar = python("import time; print('up', flush=True); time.sleep(1000)", name="side") | {
+        "restartPolicy": "Always",
+        "image": "x",
+    }
     pod = cluster.run_to_end("with-sidecar", spec_of(python("print('main')"), initContainers=[sidecar]))
     assert phase(pod) == "Succeeded"
     assert cluster.kubectl("logs", "with-sidecar", "-c", "side") == "up\n"
@@ -542,14 +596,19 @@ def test_missing_config_map_is_waited_for(cluster: Cluster) -> None:
     container = python("print(open('/late/word').read())", volumeMounts=[{"name": "late", "mountPath": "/late"}])
     cluster.kube.create(PODS, pod_of("late", spec_of(container, volumes=[volume], restartPolicy="Never")))
     wait_until(lambda: "FailedMount" in cluster.events("late"), timeout_seconds=10, what="the event")
-    assert cluster.events("late")["FailedMount"] == 'MountVolume.SetUp failed for volume "late" : configmap "late" not found'
+    assert (
+        cluster.events("late")["FailedMount"]
+        == 'MountVolume.SetUp failed for volume "late" : configmap "late" not found'
+    )
     cluster.kube.create(CONFIG_MAPS, _config_map("late", {"word": "here"}))
     cluster.wait_pod("late", lambda pod: phase(pod) == "Succeeded", "the pod to succeed")
     assert cluster.kubectl("logs", "late") == "here\n"
 
 
 def test_missing_environment_source_is_named(cluster: Cluster) -> None:
-    cluster.kube.create(PODS, pod_of("no-env", spec_of(python("print()", envFrom=[{"configMapRef": {"name": "none"}}]))))
+    cluster.kube.create(
+        PODS, pod_of("no-env", spec_of(python("print()", envFrom=[{"configMapRef": {"name": "none"}}])))
+    )
     pod = cluster.wait_pod("no-env", lambda pod: waiting_reason(pod) == "CreateContainerConfigError", "the complaint")
     assert status_of(pod)["state"]["waiting"]["message"] == 'configmap "none" not found'
     cluster.kubectl("delete", "pod", "no-env")
@@ -557,7 +616,11 @@ def test_missing_environment_source_is_named(cluster: Cluster) -> None:
 
 def test_missing_program_is_named(cluster: Cluster) -> None:
     cluster.kube.create(PODS, pod_of("no-program", spec_of({"name": "main", "command": ["no-such-program"]})))
-    pod = cluster.wait_pod("no-program", lambda pod: bool(waiting_reason(pod)) and "message" in status_of(pod)["state"]["waiting"], "a complaint")
+    pod = cluster.wait_pod(
+        "no-program",
+        lambda pod: bool(waiting_reason(pod)) and "message" in status_of(pod)["state"]["waiting"],
+        "a complaint",
+    )
     assert "'no-such-program'" in status_of(pod)["state"]["waiting"]["message"]
     cluster.kubectl("delete", "pod", "no-program")
 
@@ -583,11 +646,33 @@ def test_node_is_an_ordinary_ready_node(cluster: Cluster) -> None:
 
 
 def test_agent_may_not_touch_other_pods(cluster: Cluster) -> None:
-    done = cluster.lab.kubectl("auth", "can-i", "delete", "pods", "-n", "default", "--as", f"system:node:{HOST_NODE}", "--as-group", "system:nodes")
+    done = cluster.lab.kubectl(
+        "auth",
+        "can-i",
+        "delete",
+        "pods",
+        "-n",
+        "default",
+        "--as",
+        f"system:node:{HOST_NODE}",
+        "--as-group",
+        "system:nodes",
+    )
     allowed = {"logs.kwok.x-k8s.io": "yes", "deployments.apps": "no", "execs.kwok.x-k8s.io": "no"}
     assert done.stdout.strip() in ("yes", "no")
     for resource, answer in allowed.items():
-        done = cluster.lab.kubectl("auth", "can-i", "create", resource, "-n", NAMESPACE, "--as", f"system:node:{HOST_NODE}", "--as-group", "system:nodes")
+        done = cluster.lab.kubectl(
+            "auth",
+            "can-i",
+            "create",
+            resource,
+            "-n",
+            NAMESPACE,
+            "--as",
+            f"system:node:{HOST_NODE}",
+            "--as-group",
+            "system:nodes",
+        )
         assert done.stdout.strip() == answer, (resource, done)
 
 

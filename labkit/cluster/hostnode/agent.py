@@ -17,6 +17,7 @@ from labkit.cluster.hostnode.config import AgentConfig
 from labkit.cluster.hostnode.container import Node, PodFolders
 from labkit.cluster.hostnode.events import Recorder
 from labkit.cluster.hostnode.hosts import hosts_text, nsswitch_text
+from labkit.cluster.hostnode.kubelet import KubeletServer, LogSource, server_context
 from labkit.cluster.hostnode.leftovers import end_leftovers
 from labkit.cluster.hostnode.node import Heartbeat
 from labkit.cluster.hostnode.outbox import Outbox
@@ -67,6 +68,7 @@ class Agent:
         self._pods = Store(self._kube, PODS, field_selector=f"spec.nodeName={config.node_name}")
         self._services = Store(self._kube, SERVICES)
         self._nsswitch = _host_nsswitch()
+        self._kubelet = self._new_kubelet(clock) if config.kubelet_port else None
         self._guard = threading.Lock()
         self._workers: dict[str, PodWorker] = {}
         self._ending = False
@@ -87,6 +89,8 @@ class Agent:
             )
         end_leftovers(self._state)
         self._outbox.start()
+        if self._kubelet is not None:
+            self._kubelet.start()
         self._heartbeat.start()
         threading.Thread(target=self._watch, name="agent", daemon=True).start()
         self._spawner.run()
@@ -145,6 +149,24 @@ class Agent:
             nsswitch=self._nsswitch,
             on_finished=self._finished,
         )
+
+    def _new_kubelet(self, clock: Clock) -> KubeletServer:
+        config = self._config
+        context = server_context(config.cert_file, config.key_file, config.ca_file)
+        kwok = (config.address, config.kwok_port)
+        try:
+            return KubeletServer(
+                config.address, config.kubelet_port, context=context, find=self._find, forward_to=kwok, clock=clock
+            )
+        except OSError as exc:
+            raise ClusterError(
+                f"wanted port {config.kubelet_port} of {config.address} for the host node, found: {exc}"
+            ) from exc
+
+    def _find(self, namespace: str, pod: str, container: str) -> LogSource | None:
+        with self._guard:
+            workers = [worker for worker in self._workers.values() if worker.pod_name == (namespace, pod)]
+        return workers[-1].container(container) if workers else None
 
     def _folders(self, pod: Object) -> PodFolders:
         metadata = pod["metadata"]

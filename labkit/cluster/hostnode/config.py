@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -42,6 +42,11 @@ class AgentConfig:
         Folder whose ``static`` holds Prometheus' web pages; shown in its working directory. Empty where there is none.
     logs_dir : str
         Folder of the containers' logs.
+    kubelet_port : int
+        The node's own kubelet port, which answers for logs and carries port-forwards on to KWOK; 0: KWOK's port is
+        the node's, and a followed log goes on for ever.
+    cert_file, key_file : str
+        The certificate that the kubelet port shows.
     """
 
     node_name: str
@@ -56,7 +61,15 @@ class AgentConfig:
     kwok_port: int
     logs_dir: str
     cluster_domain: str = "cluster.local"
+    kubelet_port: int = 0
+    cert_file: str = ""
+    key_file: str = ""
     static_dir_prometheus: str = ""
+
+    @property
+    def node_port(self) -> int:
+        """Return the port that the API server is told to ask about this node's pods."""
+        return self.kubelet_port or self.kwok_port
 
     @property
     def search_path(self) -> str:
@@ -80,7 +93,7 @@ class AgentConfig:
         for field in fields(cls):
             wanted = hints[field.name]
             if field.name not in values:
-                if field.name in ("cluster_domain", "static_dir_prometheus"):
+                if field.default is not MISSING:
                     continue
                 raise InputError(f"the host node's configuration lacks the key {field.name!r}")
             value = values[field.name] or "" if field.name == "static_dir_prometheus" else values[field.name]
@@ -101,6 +114,8 @@ class AgentConfig:
         for name in ("api_server_port", "kwok_port"):
             if not 0 < getattr(config, name) < 65536:
                 raise InputError(f"{name}: wanted a port, found {getattr(config, name)}")
+        if config.kubelet_port and not (config.cert_file and config.key_file):
+            raise InputError("kubelet_port: wanted cert_file and key_file beside it, found none")
         for name in ("state_dir", "logs_dir"):
             if not Path(getattr(config, name)).is_absolute():
                 raise InputError(f"{name}: wanted an absolute path, found {getattr(config, name)!r}")

@@ -158,6 +158,22 @@ class Container:
         return self.life is not None
 
     @property
+    def log_folder(self) -> Path:
+        """Return the folder of its logs."""
+        return self._folders.logs / self.name
+
+    @property
+    def waiting_reason(self) -> str | None:
+        """Return why it does not run, None if it does or has ended."""
+        state = self.state.state.get("waiting")
+        return None if state is None else str(state.get("reason", ""))
+
+    def log_ended(self) -> Callable[[], bool]:
+        """Return a function that tells whether the log of the present life is complete; from any thread."""
+        life = self.life
+        return (lambda: True) if life is None else (lambda: life.log_complete)
+
+    @property
     def next_at(self) -> float:
         """Return when it must be looked at again, on the monotonic clock."""
         if self.alive:

@@ -91,6 +91,11 @@ class Life:
         return self.exit_code is None
 
     @property
+    def log_complete(self) -> bool:
+        """Whether everything that the process wrote is in its log."""
+        return not self._thread.is_alive()
+
+    @property
     def pid(self) -> int:
         """Return the host's number of bubblewrap's process."""
         return self._process.pid

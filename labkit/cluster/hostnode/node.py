@@ -65,7 +65,7 @@ def node_status(config: AgentConfig, *, now: float, machine: str, before: Any) -
     Parameters
     ----------
     config : AgentConfig
-        Name, address and KWOK's port, which is the kubelet port of this node.
+        Name, address and kubelet port.
     now : float
         Seconds since 1970.
     machine : str
@@ -90,7 +90,7 @@ def node_status(config: AgentConfig, *, now: float, machine: str, before: Any) -
         "allocatable": size,
         # No Hostname address: the API server would try that first, and no resolver knows it.
         "addresses": [{"type": "InternalIP", "address": config.address}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kwok_port}},
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.node_port}},
         "conditions": conditions,
         "nodeInfo": {
             "architecture": machine,
@@ -172,7 +172,7 @@ class Heartbeat:
         status = node.get("status", {})
         now = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
         port = status.get("daemonEndpoints", {}).get("kubeletEndpoint", {}).get("Port")
-        return port != self._config.kwok_port or any(now.get(kind) != values[0] for kind, values in _CONDITIONS.items())
+        return port != self._config.node_port or any(now.get(kind) != values[0] for kind, values in _CONDITIONS.items())
 
     def _renew_lease(self, node: Object) -> None:
         name = self._config.node_name

@@ -121,6 +121,15 @@ class PodWorker:
         """Begin to work."""
         self._thread.start()
 
+    @property
+    def pod_name(self) -> tuple[str, str]:
+        """Return the pod's namespace and name."""
+        return self._namespace, self._name
+
+    def container(self, name: str) -> Container | None:
+        """Return the container of that name; from any thread, for its logs."""
+        return next((container for container in self._all if container.name == name), None)
+
     def tell(self, message: Callable[[], None]) -> None:
         """Let the worker's thread call something, then look at the pod again."""
         self._inbox.put(message)
