@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace ('' for cluster-scoped objects) and name."""
+Trim = Callable[[Object], Object]
+"""From an object to the part of it that is worth its memory."""
 Subscriber = Callable[[Object | None, Object | None], None]
 """Called with the object before and after; None before it was there and after it is gone."""
 
@@ -488,6 +490,9 @@ class Store:
         Where; everywhere without it.
     label_selector, field_selector : str
         As in the API.
+    trim : callable, optional
+        Takes off what nobody here reads before an object is kept and told of. Namespace, name, ``uid`` and
+        ``resourceVersion`` must stay.
 
     Notes
     -----
@@ -505,8 +510,10 @@ class Store:
         namespace: str | None = None,
         label_selector: str = "",
         field_selector: str = "",
+        trim: Trim | None = None,
     ) -> None:
         self._kube = kube
+        self._trim = trim or _slim
         self._resource = resource
         self._namespace = namespace
         self._label_selector = label_selector
@@ -610,7 +617,7 @@ class Store:
         for obj in answer["items"] or ():
             obj.setdefault("apiVersion", answer["apiVersion"])
             obj.setdefault("kind", kind)
-            fresh[key_of(obj)] = _slim(obj)
+            fresh[key_of(obj)] = self._trim(obj)
         for key in [key for key in self._objects if key not in fresh]:
             self._set(key, None)
         for key, obj in fresh.items():
@@ -632,7 +639,7 @@ class Store:
             if self._stopped.is_set():
                 return
             if kind != "BOOKMARK":
-                self._set(key_of(obj), None if kind == "DELETED" else _slim(obj))
+                self._set(key_of(obj), None if kind == "DELETED" else self._trim(obj))
             self._resource_version = obj["metadata"]["resourceVersion"]
             self._failures = 0
 

@@ -19,7 +19,7 @@ from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Kube, Object, Store
 from labkit.names import APP_LABEL, EXPORTER_PORT, LAUNCHER_APP, LISTEN_ADDRESS_KEY
 from labkit.settings import read_settings, settings_store
 from services.exporter.app import create_app
-from services.exporter.logic import Fleet
+from services.exporter.logic import Fleet, trimmed
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ def mirror(fleet: Fleet, kube: Kube, *, clock: Clock = WALL_CLOCK) -> list[Store
 
     followed: list[tuple[Store, Callable[[Object | None, Object | None, float], None]]] = [
         (settings_store(kube), settings_changed),
-        (Store(kube, NODES), fleet.node_changed),
-        (Store(kube, PODS, label_selector=f"{APP_LABEL}={LAUNCHER_APP}"), fleet.pod_changed),
-        (Store(kube, VIRTUAL_MACHINES), fleet.vm_changed),
+        (Store(kube, NODES, trim=trimmed), fleet.node_changed),
+        (Store(kube, PODS, label_selector=f"{APP_LABEL}={LAUNCHER_APP}", trim=trimmed), fleet.pod_changed),
+        (Store(kube, VIRTUAL_MACHINES, trim=trimmed), fleet.vm_changed),
     ]
     for store, changed in followed:
         store.subscribe(lambda old, new, changed=changed: changed(old, new, clock.now()))  # type: ignore[misc]

@@ -47,6 +47,15 @@ Object = Mapping[str, Any]
 VmKey = tuple[str, str]
 """Namespace and name of a VirtualMachine."""
 
+LABELS: Final = (NODE_TYPE_LABEL, SCHEDULABLE_LABEL, DOMAIN_LABEL, CREATED_BY_LABEL, MIGRATION_JOB_UID_LABEL)
+ANNOTATIONS: Final = (
+    LOAD_ANNOTATION,
+    CPU_CORES_ANNOTATION,
+    CPU_UTILIZATION_ANNOTATION,
+    MEMORY_BYTES_ANNOTATION,
+    MEMORY_UTILIZATION_ANNOTATION,
+)
+"""All that is read of an object's metadata beside its identity."""
 MAX_CATCH_UP_STEPS: Final = 960
 """Load steps (four lab hours) made up for after a pause of the process; of a longer one the rest is skipped."""
 
@@ -128,6 +137,20 @@ def _number(annotations: Mapping[str, str], name: str) -> float:
         raise InputError(f"wanted the annotation {name}, found none") from exc
     except InputError as exc:
         raise InputError(f"annotation {name}: {exc}") from exc
+
+
+def trimmed(obj: Object) -> dict[str, Any]:
+    """Return the part of a node, pod or VM that a fleet reads: a tenth of it, at 20,000 pods a matter of 200 MB."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    kept = {name: metadata[name] for name in ("namespace", "name", "uid", "resourceVersion") if name in metadata}
+    for part, names in (("labels", LABELS), ("annotations", ANNOTATIONS)):
+        values = metadata.get(part) or {}
+        kept[part] = {name: values[name] for name in names if name in values}
+    return {
+        "metadata": kept,
+        "spec": {name: obj["spec"][name] for name in ("nodeName",) if name in (obj.get("spec") or {})},
+        "status": {name: status[name] for name in ("phase", "podName", "allocatable") if name in status},
+    }
 
 
 def active_pod(vm_uid: str, pod_name: str, pods: Iterable[Pod]) -> Pod | None:

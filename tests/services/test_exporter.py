@@ -12,7 +12,7 @@ from labkit.errors import InputError
 from labkit.load import curve_json, parse_curve
 from labkit.units import GIB
 from services.exporter.app import create_app
-from services.exporter.logic import Fleet, Load, NodeView, Pod, active_pod, read_pod
+from services.exporter.logic import Fleet, Load, NodeView, Pod, active_pod, read_pod, trimmed
 from services.exporter.metrics import METRICS, Exposition, NodeMetric, counter, gauge
 
 EPOCH = 1_000_000.0
@@ -432,3 +432,20 @@ def test_a_broken_metric_loses_only_itself(compute: Any, reason: str, caplog: py
     assert not any(name.startswith("broken") for name in found)
     assert len(re.findall(reason, "\n".join(record.getMessage() for record in caplog.records))) == 1
     assert client.get("/health").get_json()["failing_metrics"] == ["broken"]
+
+
+def test_trimming_keeps_all_that_is_read() -> None:
+    whole, kept = running_fleet(), running_fleet()
+    curve = curve_json(parse_curve({"cpu": 0.5, "memory": 0.25}), 7)
+    first, second = node("n1"), vm("a", "a-pod")
+    third = pod("a-pod", "a", "n1", load=curve, target=True)
+    for obj in (first, second, third):
+        obj["metadata"] |= {"resourceVersion": "1", "managedFields": [{}], "finalizers": []}
+        obj["spec"] = obj.get("spec", {}) | {"containers": [{}]}
+    for fleet, cut in ((whole, lambda obj: obj), (kept, trimmed)):
+        fleet.node_changed(None, cut(first), EPOCH)
+        fleet.vm_changed(None, cut(second), EPOCH)
+        fleet.pod_changed(None, cut(third), EPOCH)
+    assert kept.scenario(EPOCH + 1) == whole.scenario(EPOCH + 1)
+    assert kept.scenario(EPOCH + 1)["nodes"][0]["vms"][0]["memory_utilization"] == 0.25
+    assert set(trimmed(third)["spec"]) == {"nodeName"}

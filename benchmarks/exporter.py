@@ -1,0 +1,245 @@
+"""The exporter at the size to hold: 1,000 nodes and 20,000 VMs, fed through the stores that follow the API server.
+
+An API server that answers from memory stands behind the same stores, subscriptions and WSGI application as in the
+service; its objects are JSON text until a store reads them. What stays out is the sockets.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import queue
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks._rows import Row, timed
+from labkit.clock import LabTime, VirtualClock
+from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Resource
+from labkit.load import curve_json, parse_curve
+from labkit.units import GIB
+from services.exporter.__main__ import mirror
+from services.exporter.app import create_app
+from services.exporter.logic import Fleet
+
+TITLE = "exporter, 1,000 nodes and 20,000 VMs"
+N_NODES, N_VMS = 1_000, 20_000
+TEMPO = 15
+EPOCH = 1_000_000.0
+_versions = itertools.count(2)
+
+
+def measure() -> list[Row]:
+    """Measure start, scrape, load step, changes and memory, with constant loads and with curves that always change.
+
+    Each in a process of its own: memory that one has given back would be the other's for nothing.
+    """
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        return [
+            *pool.submit(_measure, "constant", curves=False).result(),
+            *pool.submit(_measure, "random walk", curves=True).result(),
+        ]
+
+
+def _measure(loads: str, *, curves: bool) -> list[Row]:
+    clock = VirtualClock(EPOCH)
+    fleet = Fleet(LabTime(EPOCH, TEMPO))
+    server = _ApiServer(
+        {
+            CONFIG_MAPS: [],
+            NODES: [_node(number) for number in range(N_NODES)],
+            VIRTUAL_MACHINES: [_vm(number) for number in range(N_VMS)],
+            PODS: [_pod(number, number % N_NODES, curves=curves) for number in range(N_VMS)],
+        }
+    )
+    gc.collect()
+    before = _resident_bytes()
+    begin = time.perf_counter()
+    stores = mirror(fleet, server, clock=clock)  # type: ignore[arg-type]
+    for store in stores:
+        store.wait_synced()
+    fleet.begin(clock.now())
+    start = Row(f"start to first scrape, {loads} loads", (time.perf_counter() - begin,))
+    gc.collect()
+    mebibytes = (_resident_bytes() - before) / 2**20
+    client = create_app(fleet, clock=clock).test_client()
+
+    def scrape() -> None:
+        clock.wait(0.4)
+        assert len(client.get("/metrics").data) > N_NODES
+
+    def step() -> None:
+        clock.wait(1.0)
+        fleet.advance(clock.now())
+
+    moved = [0]
+
+    def migrate() -> None:
+        for _ in range(100):
+            moved[0] += 1
+            clock.wait(0.001)
+            server.send(PODS, _pod(moved[0], (moved[0] + 1) % N_NODES, curves=curves))
+        server.wait_read(PODS)
+
+    rows = [
+        start,
+        timed(f"scrape of all node series, {loads} loads", scrape, repeats=20, goal=0.010),
+        timed(f"load step of all VMs, {loads} loads", step, repeats=20),
+        timed(f"100 VMs moved, {loads} loads", migrate, repeats=5),
+        Row(f"memory of state and mirrors, {loads} loads", (mebibytes,), unit="MiB"),
+    ]
+    for store in stores:
+        store.stop()
+    server.close()
+    return rows
+
+
+class _ApiServer:
+    """Answers lists and watches from memory, in the JSON text that a server would send."""
+
+    def __init__(self, objects: dict[Resource, list[dict[str, Any]]]) -> None:
+        self._lists = {
+            resource: orjson.dumps(
+                {
+                    "kind": "List",
+                    "apiVersion": resource.api_version,
+                    "metadata": {"resourceVersion": "1"},
+                    "items": items,
+                }
+            )
+            for resource, items in objects.items()
+        }
+        self._events: dict[Resource, queue.Queue[bytes | None]] = {resource: queue.Queue() for resource in objects}
+
+    def list(self, resource: Resource, *_: Any, **__: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = orjson.loads(self._lists.pop(resource))
+        return answer
+
+    def watch(self, resource: Resource, *_: Any, **__: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        events = self._events[resource]
+        while (line := events.get()) is not None:
+            event = orjson.loads(line)
+            yield event["type"], event["object"]
+            events.task_done()
+
+    def send(self, resource: Resource, obj: dict[str, Any]) -> None:
+        self._events[resource].put(orjson.dumps({"type": "MODIFIED", "object": obj}))
+
+    def wait_read(self, resource: Resource) -> None:
+        self._events[resource].join()
+
+    def close(self) -> None:
+        for events in self._events.values():
+            events.put(None)
+
+
+def _node(number: int) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": f"kwok-node-{number}",
+            "labels": {"type": "kwok", "kubevirt.io/schedulable": "true"},
+            **_identity(f"node-{number}"),
+        },
+        "status": {"allocatable": {"cpu": "64", "memory": "1Ti"}},
+    }
+
+
+def _vm(number: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"vm-{number}", "namespace": "default", **_identity(f"vm-{number}")},
+        "status": {"podName": f"virt-launcher-vm-{number}-abcde"},
+    }
+
+
+def _pod(number: int, node: int, *, curves: bool) -> dict[str, Any]:
+    prefix = "simulation.node-classifier.io/vm-"
+    annotations = {
+        f"{prefix}cpu-cores": "4.0",
+        f"{prefix}memory-bytes": str(16 * GIB),
+        f"{prefix}cpu-utilization": str(0.05 + number % 90 / 100),
+        f"{prefix}memory-utilization": "0.7",
+    }
+    if curves:
+        walk = {"kind": "random_walk", "mean": 0.5, "amplitude": 0.4, "period": "10m"}
+        annotations[f"{prefix}load"] = curve_json(parse_curve({"cpu": walk, "memory": 0.7}), number)
+    return {
+        "metadata": {
+            "name": f"virt-launcher-vm-{number}-abcde",
+            "namespace": "default",
+            "labels": {"kubevirt.io/domain": f"vm-{number}", "kubevirt.io/created-by": f"uid-vm-{number}"},
+            "annotations": annotations,
+            **_identity(f"pod-{number}"),
+        },
+        "spec": {"nodeName": f"kwok-node-{node}", **_REST_OF_SPEC},
+        "status": {"phase": "Running", **_REST_OF_STATUS},
+    }
+
+
+# What else a launcher pod has when it comes from the API server: nothing that the exporter reads, all to be read past.
+_REST_OF_SPEC = {
+    "containers": [
+        {
+            "name": "compute",
+            "image": "virt-launcher:simulated",
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": {"cpu": "400m", "memory": str(16 * GIB)}},
+            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePolicy": "File",
+        }
+    ],
+    "dnsPolicy": "ClusterFirst",
+    "nodeSelector": {"type": "kwok"},
+    "preemptionPolicy": "PreemptLowerPriority",
+    "restartPolicy": "Never",
+    "schedulerName": "default-scheduler",
+    "securityContext": {},
+    "serviceAccountName": "default",
+    "terminationGracePeriodSeconds": 30,
+    "tolerations": [
+        {"effect": "NoSchedule", "key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake"},
+        {"effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300},
+        {
+            "effect": "NoExecute",
+            "key": "node.kubernetes.io/unreachable",
+            "operator": "Exists",
+            "tolerationSeconds": 300,
+        },
+    ],
+}
+_REST_OF_STATUS = {
+    "conditions": [
+        {"type": name, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "lastProbeTime": None}
+        for name in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
+    ],
+    "containerStatuses": [
+        {
+            "name": "compute",
+            "image": "virt-launcher:simulated",
+            "imageID": "",
+            "ready": True,
+            "restartCount": 0,
+            "started": True,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }
+    ],
+    "hostIP": "127.0.0.1",
+    "podIP": "10.64.0.3",
+    "qosClass": "Burstable",
+    "startTime": "2026-01-01T00:00:00Z",
+}
+
+
+def _identity(name: str) -> dict[str, str]:
+    return {"uid": f"uid-{name}", "resourceVersion": str(next(_versions))}
+
+
+def _resident_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
