@@ -188,7 +188,8 @@ def top_scored(table: NodeTable, pod: PodRequest, exclude: Collection[int] = ())
     if len(candidates) == 0:
         return candidates
     totals = scores(table, pod, candidates)
-    return candidates[totals == totals.max()]
+    best: IntArray = candidates[totals == totals.max()]
+    return best
 
 
 class Scheduler:

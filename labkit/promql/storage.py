@@ -186,6 +186,18 @@ class Family:
         """Instants for which there is a row, oldest first."""
         return tuple(self._times)
 
+    def samples(self) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Return everything that is kept.
+
+        Returns
+        -------
+        tuple of FloatArray, FloatArray and BoolArray
+            Times in seconds, shape (n_times,); values and where there is a sample, (n_times, n_series) each, in the
+            order of ``table``.
+        """
+        rows = slice(self._start, self._start + len(self._times))
+        return np.array(self._times) / 1000.0, self._values[rows].copy(), self._state[rows] == _SAMPLE
+
     def _place(self, table: LabelTable) -> slice | IntArray:
         """Find a table's columns, adding those that are new."""
         if not len(self.table) and not self._times:
