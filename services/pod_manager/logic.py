@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from labkit.migration import CopyState, MigrationPolicy
-from labkit.virtualmachine import Migration, VirtualMachine, format_time
+from labkit.virtualmachine import Migration, VirtualMachine
 from services.pod_manager.launcher import (
     Pod,
     annotations_of,
@@ -348,7 +348,14 @@ def handed_over(migration: Migration, target: Pod) -> dict[str, Any]:
 
 
 def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
-    """Return a migration as ``GET /migrations`` shows it: wall-clock seconds since 1970, null where it has not been."""
+    """Return a migration as ``GET /migrations`` shows it.
+
+    Times are wall-clock seconds since 1970, to the microsecond as in the VM's status; null for what has not been.
+    """
+
+    def instant(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds, 6)
+
     return {
         "uid": migration.uid,
         "namespace": vm.namespace,
@@ -359,11 +366,10 @@ def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
         "outcome": {"Succeeded": "succeeded", "Failed": "failed"}.get(migration.phase),
         "reason": migration.failure_reason or None,
         "attempt": migration.attempt,
-        "requested": migration.requested,
-        "created": migration.created,
-        "started": migration.started,
-        "ended": migration.ended,
+        "requested": instant(migration.requested),
+        "created": instant(migration.created),
+        "started": instant(migration.started),
+        "ended": instant(migration.ended),
         "bytes": round(migration.transferred_bytes),
-        "downtime_seconds": migration.downtime_seconds,
-        "requested_at": format_time(migration.requested),
+        "downtime_seconds": round(migration.downtime_seconds, 6),
     }
