@@ -155,7 +155,7 @@ class Cluster:
         command = [str(self.lab.folder.bin / "kubectl"), "-n", NAMESPACE, *arguments]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **self.lab.environment()},
+            env=self.lab.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,7 +164,9 @@ class Cluster:
             yield process
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def phase(pod: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import socket
@@ -24,7 +25,7 @@ from labkit.cluster.hostnode.outbox import Outbox
 from labkit.cluster.hostnode.sandbox import find_bubblewrap
 from labkit.cluster.hostnode.spawner import Spawner
 from labkit.cluster.hostnode.worker import PodWorker
-from labkit.errors import ClusterError
+from labkit.errors import ClusterError, NotReadyError
 from labkit.kube import PODS, SERVICES, Kube, Store
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,10 @@ class Agent:
     def _watch(self) -> None:
         self._services.subscribe(self._service_changed)
         self._services.start()
-        while not self._services.synced:
-            self._node.clock.wait(0.05)
+        _wait_synced(self._services)
         self._pods.subscribe(self._pod_changed)
         self._pods.start()
-        while not self._pods.synced:
-            self._node.clock.wait(0.05)
+        _wait_synced(self._pods)
         self._remove_strangers()
 
     def _service_changed(self, old: Object | None, new: Object | None) -> None:
@@ -223,6 +222,13 @@ def kept_folders(config: AgentConfig) -> tuple[str, ...]:
     folders.append(str(Path(sys.executable).resolve().parent.parent))
     real = [str(Path(folder).resolve()) for folder in folders if folder]
     return tuple(dict.fromkeys([*(folder for folder in folders if folder), *real]))
+
+
+def _wait_synced(store: Store) -> None:
+    """Wait for a store's first list, however long the API server is away."""
+    while not store.synced:
+        with contextlib.suppress(NotReadyError):
+            store.wait_synced()
 
 
 def _host_nsswitch() -> str:

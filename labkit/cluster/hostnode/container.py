@@ -45,7 +45,7 @@ from labkit.cluster.hostnode.probes import (
 from labkit.cluster.hostnode.sandbox import Bubblewrap, Mount
 from labkit.cluster.hostnode.spawner import Spawner
 from labkit.cluster.hostnode.status import CRASH_LOOP, INIT, SIDECAR, ContainerState, running, terminated, waiting
-from labkit.cluster.hostnode.volumes import PodObjects, PodVolumes
+from labkit.cluster.hostnode.volumes import FORBIDDEN, NOT_FOUND, PodObjects, PodVolumes
 from labkit.errors import KubeError
 
 logger = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Container:
         except OSError as error:
             self._cannot_start("RunContainerError", str(error))
         except KubeError as error:
-            if error.status in (403, 404):
+            if error.status in (FORBIDDEN, NOT_FOUND):
                 self._cannot_start("CreateContainerConfigError", str(error))
             else:  # the API server is away: nothing to tell anybody
                 logger.info("%s waits for the API server: %s", self.name, error)
@@ -217,6 +217,8 @@ class Container:
 
     def _start(self, objects: PodObjects, volumes: PodVolumes) -> None:
         config = self._node.config
+        if self.state.has_run:
+            volumes.fill()  # a new life sees the newest ConfigMaps and Secrets
         base = {
             **IMAGE_ENVIRONMENT,
             "PATH": config.search_path,

@@ -18,6 +18,9 @@ Action = Callable[[], None]
 
 MAX_WAITING: Final = 2000
 _RETRY_SECONDS: Final = (0.1, 2.0)
+_LATER: Final = (401, 403, 409)
+"""After its own start the API server refuses, for a moment, what it allows later."""
+_MAX_REFUSALS: Final = 50
 
 
 class Outbox:
@@ -25,6 +28,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._actions: dict[Hashable, Action] = {}
+        self._refusals: dict[Hashable, int] = {}
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -66,10 +70,26 @@ class Outbox:
                     self._stopped.wait(pause)
                     pause = min(2 * pause, _RETRY_SECONDS[1])
                     continue
-                logger.log(logging.DEBUG if error.status == 404 else logging.WARNING, "%s was refused: %s", key, error)
+                if error.status in _LATER and self._refusals.get(key, 0) < _MAX_REFUSALS:
+                    self._later(key, action)
+                    continue
+                level = logging.DEBUG if error.status == 404 else logging.WARNING
+                logger.log(level, "%s was refused: %s", key, error)
             except Exception:
                 logger.exception("%s failed", key)
             pause = _RETRY_SECONDS[0]
-            with self._changed:
-                if self._actions.get(key) is action:
-                    del self._actions[key]
+            self._done(key, action)
+
+    def _done(self, key: Hashable, action: Action) -> None:
+        with self._changed:
+            self._refusals.pop(key, None)
+            if self._actions.get(key) is action:
+                del self._actions[key]
+
+    def _later(self, key: Hashable, action: Action) -> None:
+        """Put a refused write behind all others: the server may not know yet that it is allowed."""
+        with self._changed:
+            self._refusals[key] = self._refusals.get(key, 0) + 1
+            newest = self._actions.pop(key, action)
+            self._actions[key] = newest
+        self._stopped.wait(_RETRY_SECONDS[0])

@@ -31,6 +31,12 @@ TOKEN_LIFE_USED: Final = 0.8
 """A token is renewed when this share of its life is over."""
 _KINDS: Final = {"configmap": CONFIG_MAPS, "secret": SECRETS}
 _DATA: Final = "..data"
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+
+
+class NotYetAllowedError(VolumeError):
+    """The API server has not yet noticed that the pod is ours; usually it does within a second."""
 
 
 @dataclass
@@ -60,11 +66,22 @@ class PodObjects:
         self._uid: str = pod["metadata"]["uid"]
         self._account: str = pod["spec"].get("serviceAccountName") or "default"
         self._tokens: dict[tuple[str, int], _Token] = {}
+        self._known: dict[tuple[str, str], dict[str, bytes] | None] = {}
 
     def files(self, kind: str, name: str) -> dict[str, bytes] | None:
-        """Return the files of a ConfigMap or Secret, None if there is no such object."""
-        obj = self._kube.find(_KINDS[kind], name, self._namespace)
-        return None if obj is None else object_data(obj | {"kind": "Secret" if kind == "secret" else "ConfigMap"})
+        """Return the files of a ConfigMap or Secret, None if there is no such object.
+
+        While the API server is away they are as last seen: a container that dies then must come back all the same.
+        """
+        try:
+            obj = self._kube.find(_KINDS[kind], name, self._namespace)
+        except KubeError as error:
+            if _is_away(error) and (kind, name) in self._known:
+                return self._known[kind, name]
+            raise
+        files = None if obj is None else object_data(obj | {"kind": "Secret" if kind == "secret" else "ConfigMap"})
+        self._known[kind, name] = files
+        return files
 
     def texts(self, kind: str, name: str) -> dict[str, str] | None:
         """Return the data of a ConfigMap or Secret as text, for environment variables."""
@@ -83,13 +100,15 @@ class PodObjects:
         }
         if audience:
             spec["audiences"] = [audience]
-        answer = self._kube.create(
-            SERVICE_ACCOUNTS,
-            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
-            self._namespace,
-            name=self._account,
-            subresource="token",
-        )
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        try:
+            answer = self._kube.create(
+                SERVICE_ACCOUNTS, request, self._namespace, name=self._account, subresource="token"
+            )
+        except KubeError as error:
+            if _is_away(error) and known is not None:
+                return known.text
+            raise
         text: str = answer["status"]["token"]
         self._tokens[audience, seconds] = _Token(text, now + TOKEN_LIFE_USED * seconds)
         return text
@@ -143,7 +162,9 @@ class PodVolumes:
             except VolumeError as error:
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
             except KubeError as error:
-                if error.status in (403, 404):
+                if error.status == FORBIDDEN:
+                    raise NotYetAllowedError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
+                if error.status == NOT_FOUND:
                     raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
                 raise
             if self._written.get(name) != files:
@@ -181,6 +202,10 @@ class PodVolumes:
                 Mount(str(source), wanted["mountPath"], read_only=not writable or bool(wanted.get("readOnly")))
             )
         return mounts
+
+
+def _is_away(error: KubeError) -> bool:
+    return error.status == 0 or error.status == 429 or error.status >= 500
 
 
 def write_files(folder: Path, files: Files) -> None:

@@ -21,7 +21,7 @@ from labkit.cluster.hostnode.fields import refused_fields
 from labkit.cluster.hostnode.forwarder import is_port_free
 from labkit.cluster.hostnode.outbox import Outbox
 from labkit.cluster.hostnode.status import INIT, MAIN, SIDECAR, pod_phase, pod_status, timestamp, waiting
-from labkit.cluster.hostnode.volumes import PodObjects, PodVolumes
+from labkit.cluster.hostnode.volumes import NotYetAllowedError, PodObjects, PodVolumes
 from labkit.errors import KubeError
 from labkit.kube import PODS, Kube
 
@@ -31,6 +31,10 @@ Object = Mapping[str, Any]
 
 REFRESH_SECONDS: Final = 60.0
 """Volumes are brought up to date this often, as the kubelet does."""
+PATIENCE_SECONDS: Final = 3.0
+"""For so long a new pod's volumes are simply tried again when the API server does not know yet that it is ours."""
+IMPATIENCE_SECONDS: Final = 0.1
+TROUBLE_SECONDS: Final = 1.0
 PORT_WAIT_SECONDS: Final = 10.0
 """A pod whose processes have ended is not kept longer than this for a port that somebody else took."""
 PORT_POLL_SECONDS: Final = 0.05
@@ -101,6 +105,7 @@ class PodWorker:
         self._prepared = False
         self._preparing = retry_backoff()
         self._prepare_at = 0.0
+        self._seen_at = node.clock.monotonic()
         self._refresh_at = NEVER
         self._refused = refused_fields(spec)
         self._over = status.get("phase") in ("Succeeded", "Failed")
@@ -167,14 +172,15 @@ class PodWorker:
                 self._step()
                 if not self._gone:
                     self._publish()
+                if not self._finished:
+                    self._wait()
             except KubeError as error:
                 logger.warning("pod %s/%s: %s", self._namespace, self._name, error)
                 self._prepare_at = self._preparing.failed(self._now())
+                self._wait_for(self._prepare_at)
             except Exception:  # a pod that goes wrong must not take the node with it
                 logger.exception("pod %s/%s", self._namespace, self._name)
-                self._prepare_at = self._preparing.failed(self._now())
-            if not self._finished:
-                self._wait()
+                self._wait_for(self._now() + TROUBLE_SECONDS)
 
     def _wait(self) -> None:
         due = [container.next_at for container in self._all] + [self._refresh_at]
@@ -183,12 +189,16 @@ class PodWorker:
             waits_for_port = self._ended_at is not None and not self._deletion_sent
             due += [self._now() + PORT_POLL_SECONDS] if waits_for_port else []
         elif self._over or self._refused:
-            due = []
+            due = [container.next_at for container in self._all if container.alive]
         elif not self._prepared:
             due = [self._prepare_at]
         elif any(not container.state.passed for container in self._first):
             due = [container.next_at for container in self._first if container.next_at > 0] + [self._refresh_at]
-        seconds = min(due, default=NEVER) - self._now()
+        self._wait_for(min(due, default=NEVER))
+
+    def _wait_for(self, due: float) -> None:
+        """Wait until something happens or the time has come; take in what happened."""
+        seconds = due - self._now()
         try:
             message = self._inbox.get() if seconds == NEVER else self._inbox.get(timeout=max(seconds, 0.001))
         except Empty:
@@ -209,7 +219,10 @@ class PodWorker:
             self._step_down()
         elif self._refused:
             self._refuse()
-        elif not self._over:
+        elif self._over:
+            for container in self._all:
+                container.enforce_deadline()
+        else:
             self._step_up()
 
     def _step_up(self) -> None:
@@ -244,6 +257,9 @@ class PodWorker:
             self._volumes.fill()
         except (VolumeError, OSError) as error:
             self._prepare_at = self._preparing.failed(self._now())
+            if isinstance(error, NotYetAllowedError) and self._now() < self._seen_at + PATIENCE_SECONDS:
+                self._prepare_at = self._now() + IMPATIENCE_SECONDS
+                return False
             self._node.recorder.record(self._pod, "FailedMount", str(error), warning=True)
             return False
         pod, folder, address = self._pod, self._folders.logs, self._node.config.address
