@@ -2,7 +2,7 @@
 
 The running sum does not depend on the compensation, so it is a plain cumulative sum; each step's rounding
 error then follows from two neighbouring partial sums. That gives the scalar loop's result bit for bit, in
-a handful of array operations.
+a handful of array operations. Callers silence floating-point warnings: infinities are results here.
 """
 
 from __future__ import annotations
