@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from labkit import scoring
 from labkit.clock import WALL_CLOCK, wait_until
+from labkit.descheduling import parse_thresholds
 from labkit.errors import InputError, KubeError, LabError, NoSamplesError, NotReadyError, PrometheusError
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Kube
 from labkit.names import APP_LABEL, DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP
@@ -107,12 +108,12 @@ def switch_algorithm(
         If the new descheduler finished no cycle in time. The policy is what it was.
     """
     query = query_of(name)
-    limits = _read_thresholds(thresholds) if thresholds is not None else None
+    limits = parse_thresholds(thresholds) if thresholds is not None else None
     config_map = kube.get(CONFIG_MAPS, POLICY_CONFIG_MAP, DESCHEDULER_NAMESPACE)
     before = _policy_of(config_map)
     after = before.with_query(query).with_limits(per_node=evictions_per_node, total=evictions_total)
     if limits is not None:
-        after = after.with_thresholds(*limits)
+        after = after.with_thresholds(limits.low, limits.high)
     _wait_for_scores(kube, prometheus, after, scores_timeout_seconds)
     replicas = kube.get(DEPLOYMENTS, DEPLOYMENT, DESCHEDULER_NAMESPACE)["spec"].get("replicas", 1)
     started = WALL_CLOCK.monotonic()
@@ -215,12 +216,6 @@ def cycle_fault(log: str) -> str | None:
 
 
 # --- steps ------------------------------------------------------------------------------------------
-
-
-def _read_thresholds(text: str) -> tuple[float, float]:
-    from labkit.experiment import parse_thresholds  # reads schemas, which takes seconds to import
-
-    return parse_thresholds(text)
 
 
 def _policy_of(config_map: dict[str, Any]) -> Policy:
