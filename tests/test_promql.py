@@ -47,7 +47,7 @@ BY_HAND = {
     "far end": ("increase(x[1m])", 95.0, 9.0 * (15.0 + 10.0 + 7.5) / 15.0),
     # At 300 s, (0, 300]: 27 in 45 s; 15 s to the start, half a gap to the end.
     "far end of a long window": ("increase(x[5m])", 300.0, 27.0 * (45.0 + 15.0 + 7.5) / 45.0),
-    "one sample is no rate": ("rate(x[1m])", 100.0, None),
+    "one sample is no rate": ("rate(x[1m])", 115.0, None),
     "no sample": ("rate(x[1m])", 500.0, None),
     "delta": ("delta(x[1m])", 60.0, 36.0),
     "offset": ("increase(x[1m] offset 30s)", 90.0, 36.0),
