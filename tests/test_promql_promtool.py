@@ -242,6 +242,7 @@ def judged(history: History, found: dict[str, dict[int, float]]) -> str:
     return "" if answer.returncode == 0 else answer.stdout + answer.stderr
 
 
+@pytest.mark.slow
 # Shrinking a history takes minutes and says little more than the first complaint.
 @settings(
     max_examples=12,
@@ -268,6 +269,7 @@ def steady() -> History:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["value", "missing", "added", "nan"])
 def test_a_difference_is_found_in_every_record(wrong: str) -> None:
     """The comparison can fail: each record's first series is spoilt in one way and must be named."""

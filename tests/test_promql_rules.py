@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,8 +111,14 @@ MESSAGES = {
     "unsupported aggregation": (rules("r = limitk(1, x)"), r"r\.yaml:6:15: rule r: aggregations by limitk"),
     "subquery": (rules("r = max_over_time(x[5m:15s])"), r"r\.yaml:6:30: rule r: subqueries are not supported"),
     "at": (rules("r = x @ end()"), r"r\.yaml:6:17: rule r: @ modifiers are not supported"),
-    "syntax": (rules("r = x +"), r"r\.yaml:6: rule r: wanted a PromQL expression; invalid promql query"),
-    "types": (rules("r = rate(x)"), r"r\.yaml:6: rule r: .*expected type matrix in call to function 'rate'"),
+    "syntax": (rules("r = x +"), r"r\.yaml:6:17: rule r: wanted a PromQL expression; invalid promql query"),
+    "syntax in the middle": (rules("r = x + y z * 2"), r"r\.yaml:6:21: rule r: wanted a PromQL expression"),
+    "bracket": (rules("r = (x + y"), r"r\.yaml:6:15: rule r: wanted a PromQL expression"),
+    "unknown function": (rules("r = x + foo(y)"), r"r\.yaml:6:19: .*unknown function with name 'foo'"),
+    "types": (rules("r = rate(x)"), r"r\.yaml:6:15: rule r: .*expected type matrix in call to function 'rate'"),
+    "empty record": ("groups: [{name: g, rules: [{record: , expr: x}]}]", r"r\.yaml:1: wanted record"),
+    "empty expr": ("groups: [{name: g, rules: [{record: r, expr: ''}]}]", r"rule r: .*no expression found"),
+    "empty file": ("", r"r\.yaml: wanted a PrometheusRule object or groups of rules"),
     "no record": ("groups: [{name: g, rules: [{expr: x}]}]", r"r\.yaml:1: wanted record"),
     "no groups": ("spec: {}", r"r\.yaml:1: wanted a list of groups"),
     "not yaml": ("groups: [", r"r\.yaml: wanted YAML"),
@@ -139,6 +146,18 @@ def test_place_inside_a_block_of_several_lines() -> None:
         parse_rules(text, source="r.yaml")
 
 
-def test_missing_file_is_one_clear_line(tmp_path: object) -> None:
+def test_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RuleError, match="wanted a rule file; No such file or directory"):
-        load_rules(f"{tmp_path}/none.yaml")
+        load_rules(tmp_path / "none.yaml")
+
+
+def test_file_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_bytes(b"groups: \xff")
+    with pytest.raises(RuleError, match="wanted a rule file in UTF-8; invalid start byte at byte 8"):
+        load_rules(path)
+
+
+def test_shipped_rules_compile() -> None:
+    group = load_rules(Path(__file__).parent.parent / "rules" / "scores.yaml")
+    assert len(group.rules) > 50

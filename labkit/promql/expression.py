@@ -162,7 +162,7 @@ class Expression:
         try:
             tree = ast.parse(text)
         except ValueError as exc:
-            raise UnsupportedError(f"wanted a PromQL expression; {exc}") from exc
+            raise UnsupportedError(f"wanted a PromQL expression; {exc}", offset=_error_offset(text, str(exc))) from exc
         compiler = _Compiler(text)
         plan = compiler.compile(tree)
         if plan.window is not None:
@@ -349,8 +349,7 @@ class _Compiler:
         """Return the first place of a construct outside strings and comments."""
         if pattern is None:
             return None
-        code = _STRINGS.sub(lambda found: " " * len(found.group()), self.text)
-        found = re.search(pattern, code)
+        found = re.search(pattern, _blanked(self.text))
         return None if found is None else found.start()
 
     # --- selectors ------------------------------------------------------------------------------
@@ -597,7 +596,40 @@ class _Compiler:
         return plan.window
 
 
+_TOKENS: Final = re.compile(r"[\w:.]+|\S")
 _STRINGS: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`|#[^\n]*')
+
+
+def _blanked(text: str) -> str:
+    """Return an expression with its strings and comments turned to blanks."""
+    return _STRINGS.sub(lambda found: " " * len(found.group()), text)
+
+
+def _error_offset(text: str, message: str) -> int | None:
+    """Return where an expression stops being PromQL; the parser itself does not tell.
+
+    A function that the message names is looked for. Otherwise it is what follows the longest beginning that
+    is PromQL, or else the first bracket that is never closed.
+    """
+    code = _blanked(text)
+    named = re.search(r"'(\w+)'", message)
+    if named is not None:
+        found = re.search(rf"\b{named[1]}\b", code)
+        return None if found is None else found.start()
+    tokens = list(_TOKENS.finditer(code))
+    for token in reversed(tokens):
+        try:
+            ast.parse(text[: token.start()])
+        except ValueError:
+            continue
+        return token.start()
+    opened: list[int] = []
+    for token in tokens:
+        if token.group() in ("(", "[", "{"):
+            opened.append(token.start())
+        elif token.group() in (")", "]", "}") and opened:
+            opened.pop()
+    return opened[-1] if opened else None
 
 
 def _string(node: Any) -> str:

@@ -212,6 +212,8 @@ def load_rules(path: str | Path) -> RuleGroup:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise RuleError(f"{path}: wanted a rule file; {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise RuleError(f"{path}: wanted a rule file in UTF-8; {exc.reason} at byte {exc.start}") from exc
     return parse_rules(text, source=str(path))
 
 
@@ -330,6 +332,6 @@ class _Reader:
         return nodes
 
     def _text(self, node: yaml.Node | None, parent: yaml.Node, wanted: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
+        if not isinstance(node, yaml.ScalarNode) or not (node.value or node.style):
             raise RuleError(f"{self._place(node or parent)}: wanted {wanted}, found none")
         return str(node.value)

@@ -22,6 +22,9 @@ __all__ = ["DEFAULT_LOOKBACK_SECONDS", "Database", "Family", "Window"]
 DEFAULT_LOOKBACK_SECONDS: Final = 300.0
 """Prometheus' ``query.lookback-delta``: how old the newest sample of an instant vector may be."""
 
+_REMEMBERED_TABLES: Final = 64
+"""How many tables a family knows the columns of; more only come where series change all the time."""
+
 _NOTHING: Final = 0
 _SAMPLE: Final = 1
 _STALE: Final = 2
@@ -100,6 +103,8 @@ class Family:
         """
         columns = self._columns.get(table)
         if columns is None:
+            if len(self._columns) >= _REMEMBERED_TABLES:
+                self._columns.clear()
             columns = self._place(table)
         row = self._row(time_ms)
         state = self._state[row]
