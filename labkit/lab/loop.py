@@ -375,9 +375,9 @@ class Loop:
         if starts:
             timing["first_cycle_seconds"] = float(starts[0])
         if len(starts) > 1:
-            timing["cycle_seconds"] = statistics.median(b - a for a, b in itertools.pairwise(starts))
+            timing["cycle_seconds"] = float(statistics.median(b - a for a, b in itertools.pairwise(starts)))
         lag = self.prometheus.query(
-            "max(timestamp(descheduler:node:cpu_usage:ratio) - timestamp(node_cpu_usage_ratio))"
+            "max(timestamp(descheduler:node:cpu_usage:ratio) - on (instance) timestamp(node_cpu_usage_ratio))"
         )
         if lag:
             timing["rule_lag_seconds"] = lag[0].value * self.tempo
