@@ -147,9 +147,11 @@ class Loop:
         self._lab = cluster.up(wanted, say=say)
 
     def down(self) -> None:
-        """Take the lab down if it was brought up here."""
+        """Take the lab down if it was brought up here; else leave it with its descheduler running."""
         if self._lab is not None and self._brought_up:
             cluster.down(self._lab.name)
+        elif self._lab is not None:
+            self._scale(DESCHEDULER_NAMESPACE, DESCHEDULER, 1, wait=False)
         self._lab = None
 
     # --- algorithm and policy ---------------------------------------------------------------------------
@@ -380,7 +382,7 @@ class Loop:
             "max(timestamp(descheduler:node:cpu_usage:ratio) - on (instance) timestamp(node_cpu_usage_ratio))"
         )
         if lag:
-            timing["rule_lag_seconds"] = lag[0].value * self.tempo
+            timing["rule_lag_seconds"] = lag[0].value * self.tempo % SCRAPE_INTERVAL_SECONDS
         return timing
 
     # --- queries ----------------------------------------------------------------------------------------
