@@ -110,9 +110,9 @@ def test_every_rule_is_well_and_moved_to_this_tempo(lab: RunningLab, prometheus:
         return rules if rules and all(entry["health"] == "ok" for entry in rules) else None
 
     rules = wait_until(all_well, timeout_seconds=30, what="every rule to be evaluated")
-    query = next(e["query"] for e in rules if e["name"] == "descheduler:nodeutilization:cpu:avg1m")
-    assert "[4s]" in query
-    assert "[1m]" not in query
+    queries = "\n".join(entry["query"] for entry in rules)
+    assert "rate(node_pressure_cpu_waiting_seconds_total[4s])" in queries
+    assert "[1m]" not in queries
 
 
 @pytest.mark.parametrize("algorithm", scoring.NINETEEN, ids=lambda algorithm: algorithm.name)
