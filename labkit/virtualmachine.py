@@ -100,12 +100,21 @@ class Migration:
         When the eviction was accepted, seconds since 1970.
     created : float
         When the record was written: the migration counts against the limits from then until its end.
-    started, ended : float or None
-        When the copy began, and when the VM ran on the target or the attempt was given up.
+    started : float or None
+        When the copy began.
+    handed_over : float or None
+        When the VM became the target pod.
+    ended : float or None
+        When the pod that is no longer needed was gone: the source after a hand-over, the target of a failure.
     transferred_bytes, downtime_seconds : float
         Of the copy; the downtime is in lab seconds.
     failure_reason : str
-        Empty unless it failed.
+        Empty unless it is given up.
+
+    Notes
+    -----
+    It is decided (handed over, or given up) before it ends, so that a VM has two pods only while the record says that
+    it migrates.
     """
 
     uid: str
@@ -118,6 +127,7 @@ class Migration:
     phase: Phase = "Scheduling"
     attempt: int = 1
     started: float | None = None
+    handed_over: float | None = None
     ended: float | None = None
     transferred_bytes: float = 0.0
     downtime_seconds: float = 0.0
@@ -127,6 +137,11 @@ class Migration:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return self.phase in FINAL_PHASES
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known how it ends."""
+        return self.handed_over is not None or bool(self.failure_reason)
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> Migration:
@@ -142,8 +157,9 @@ class Migration:
             attempt=int(state.get("attempt") or 1),
             requested=parse_time(state["requestedTimestamp"]) if state.get("requestedTimestamp") else created,
             created=created,
-            started=parse_time(state["startTimestamp"]) if state.get("startTimestamp") else None,
-            ended=parse_time(state["endTimestamp"]) if state.get("endTimestamp") else None,
+            started=_time_or_none(state.get("startTimestamp")),
+            handed_over=_time_or_none(state.get("targetNodeDomainReadyTimestamp")),
+            ended=_time_or_none(state.get("endTimestamp")),
             transferred_bytes=float(state.get("transferredBytes") or 0),
             downtime_seconds=float(state.get("downtimeSeconds") or 0.0),
             failure_reason=state.get("failureReason") or "",
@@ -162,10 +178,11 @@ class Migration:
             "mode": "PreCopy",
             "requestedTimestamp": format_time(self.requested),
             "creationTimestamp": format_time(self.created),
-            "startTimestamp": None if self.started is None else format_time(self.started),
-            "endTimestamp": None if self.ended is None else format_time(self.ended),
+            "startTimestamp": _text_or_none(self.started),
+            "targetNodeDomainReadyTimestamp": _text_or_none(self.handed_over),
+            "endTimestamp": _text_or_none(self.ended),
             "completed": self.is_final,
-            "failed": self.phase == "Failed",
+            "failed": bool(self.failure_reason),
             "failureReason": self.failure_reason or None,
             "transferredBytes": round(self.transferred_bytes),
             "downtimeSeconds": round(self.downtime_seconds, 6),
@@ -175,19 +192,17 @@ class Migration:
         """Return it with its copy begun."""
         return replace(self, phase="Running", target_node=target_node, started=at)
 
-    def succeeded(self, *, at: float, transferred_bytes: float, downtime_seconds: float) -> Migration:
+    def arrived(self, *, at: float, transferred_bytes: float, downtime_seconds: float) -> Migration:
         """Return it with the VM running on the target."""
-        return replace(
-            self,
-            phase="Succeeded",
-            ended=at,
-            transferred_bytes=transferred_bytes,
-            downtime_seconds=downtime_seconds,
-        )
+        return replace(self, handed_over=at, transferred_bytes=transferred_bytes, downtime_seconds=downtime_seconds)
 
-    def failed(self, reason: str, *, at: float, transferred_bytes: float = 0.0) -> Migration:
-        """Return it given up."""
-        return replace(self, phase="Failed", ended=at, failure_reason=reason, transferred_bytes=transferred_bytes)
+    def given_up(self, reason: str, *, transferred_bytes: float = 0.0) -> Migration:
+        """Return it given up: the VM stays on the source."""
+        return replace(self, failure_reason=reason, transferred_bytes=transferred_bytes)
+
+    def concluded(self, *, at: float) -> Migration:
+        """Return it ended, as it was decided."""
+        return replace(self, phase="Failed" if self.failure_reason else "Succeeded", ended=at)
 
 
 @dataclass(frozen=True)
@@ -218,8 +233,9 @@ class VirtualMachine:
         ``None``, ``LiveMigrate``, ``LiveMigrateIfPossible``, ``External``, or empty.
     is_migratable : bool
         ``spec.migration.allowed``.
-    pod_name, node_name : str
-        The pod that is the VM, and its node; empty while there is none.
+    pod_name, pod_uid, node_name : str
+        The pod that is the VM, and its node. The name is written down before the pod is made, the UID when it has been
+        seen; all empty while there is to be none.
     starts : int
         Pods that it was given outside migrations so far.
     evacuation_node : str
@@ -249,6 +265,7 @@ class VirtualMachine:
     eviction_strategy: str
     is_migratable: bool
     pod_name: str
+    pod_uid: str
     node_name: str
     starts: int
     evacuation_node: str
@@ -271,7 +288,7 @@ class VirtualMachine:
         where = f"VirtualMachine {metadata.get('namespace', '')}/{metadata['name']}"
         try:
             resources = spec["resources"]
-            requested, state = status.get("evacuationRequestedTimestamp"), status.get("migrationState")
+            state = status.get("migrationState")
             return cls(
                 namespace=metadata.get("namespace", ""),
                 name=metadata["name"],
@@ -290,10 +307,11 @@ class VirtualMachine:
                 eviction_strategy=spec.get("evictionStrategy") or "",
                 is_migratable=migration.get("allowed", True),
                 pod_name=status.get("podName") or "",
+                pod_uid=status.get("podUid") or "",
                 node_name=status.get("nodeName") or "",
                 starts=int(status.get("starts") or 0),
                 evacuation_node=status.get("evacuationNodeName") or "",
-                evacuation_requested=parse_time(requested) if requested else None,
+                evacuation_requested=_time_or_none(status.get("evacuationRequestedTimestamp")),
                 eviction_source=annotations.get(EVICTION_SOURCE_ANNOTATION, ""),
                 migration=Migration.read(state) if state else None,
             )
@@ -324,6 +342,14 @@ class VirtualMachine:
             return float(self.cpu_utilization), float(self.memory_utilization)
         cpu, memory = _load_table(self.load).at(lab_seconds)
         return float(cpu[0]), float(memory[0])
+
+
+def _time_or_none(text: str | None) -> float | None:
+    return parse_time(text) if text else None
+
+
+def _text_or_none(seconds: float | None) -> str | None:
+    return None if seconds is None else format_time(seconds)
 
 
 @lru_cache(maxsize=1024)

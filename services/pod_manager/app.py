@@ -33,6 +33,7 @@ from services.pod_manager.logic import (
     AnnotatePod,
     Announcement,
     BeginCopy,
+    Conclude,
     CreatePod,
     DeletePod,
     GiveUp,
@@ -42,6 +43,7 @@ from services.pod_manager.logic import (
     Step,
     View,
     admitted,
+    ended,
     handed_over,
     next_step,
 )
@@ -209,7 +211,7 @@ class PodManager:
         migration = None if vm is None else vm.active_migration
         if vm is not None and migration is not None:
             self._admission.resume(key, migration.source_node)
-            if migration.phase == "Running":
+            if migration.phase == "Running" and not migration.is_decided:
                 transfer = self._copies.at(key, lab_now)
                 if transfer is None:
                     transfer = self._begin_copy(key, vm, migration)
@@ -242,7 +244,10 @@ class PodManager:
         match step:
             case CreatePod():
                 self._create(key, vm, obj, step)
-            case Record(status, announcement, clears):
+            case Record(status, announcement, clears, absent):
+                if absent:
+                    self._make_sure_of(vm)
+                    self._make_sure_of_absence(vm, absent)
                 if status:
                     obj = self._write(vm, status)
                 if announcement is not None:
@@ -263,6 +268,9 @@ class PodManager:
                 self._hand_over(key, vm, obj, step)
             case GiveUp():
                 self._give_up(key, view, vm, obj, step)
+            case Conclude(migration, absent):
+                self._make_sure_of_absence(vm, absent)
+                self._conclude(key, vm, migration)
             case _:
                 raise AssertionError(step)
         return True
@@ -270,8 +278,8 @@ class PodManager:
     # --- the steps ----------------------------------------------------------------------------------
 
     def _create(self, key: Key, vm: VirtualMachine, obj: Object, step: CreatePod) -> None:
-        if step.replaces is not None:
-            self._make_sure_of_absence(vm, step.replaces)
+        if not self._own_writes.has(key, vm.resource_version):
+            self._make_sure_of(vm)
         name = step.manifest["metadata"]["name"]
         try:
             pod = self._kube.create(PODS, step.manifest, vm.namespace)
@@ -282,19 +290,23 @@ class PodManager:
             if found is None:
                 raise StaleError from error
             pod = found
-        self.telemetry.pods.labels("created").inc()
+        else:
+            self.telemetry.pods.labels("created").inc()
         self.pods.wrote(pod)
         if vm.active_migration is not None:
             self._targets_made[key] = vm.active_migration.uid
         else:
             self._recorder.announce(obj, Announcement("SuccessfulCreate", f"created pod {name}"))
 
-    def _make_sure_of_absence(self, vm: VirtualMachine, pod_name: str) -> None:
-        """Ask the API server whether the VM is as it was seen, and the pod that it was is gone."""
+    def _make_sure_of(self, vm: VirtualMachine) -> None:
+        """Ask the API server whether the VM is as it was seen."""
         current = self._kube.find(VIRTUAL_MACHINES, vm.name, vm.namespace)
         if current is None or current["metadata"]["resourceVersion"] != vm.resource_version:
             raise StaleError
-        found = self._kube.find(PODS, pod_name, vm.namespace) if pod_name else None
+
+    def _make_sure_of_absence(self, vm: VirtualMachine, pod_name: str) -> None:
+        """Ask the API server whether a pod is gone indeed."""
+        found = self._kube.find(PODS, pod_name, vm.namespace)
         if found is not None:
             self.pods.wrote(found)
             raise StaleError
@@ -400,53 +412,59 @@ class PodManager:
         target = Pod.read(current)
         if not target.is_live or target.phase != "Running":
             return
-        done = step.migration.succeeded(
+        arrived = step.migration.arrived(
             at=self._clock.now(),
             transferred_bytes=step.copy.sent_bytes,
             downtime_seconds=step.copy.downtime_seconds,
         )
-        self._write(vm, handed_over(done, target))
-        self._ended(key, vm, done, step.copy)
+        self._write(vm, handed_over(arrived, target))
+        self.telemetry.record.note(arrived, vm)
+        self.telemetry.arrived(arrived, copy_lab_seconds=step.copy.elapsed_seconds, waited=key in self._waited)
+        self._end_copy(key)
         self._recorder.announce(obj, Announcement("Migrated", f"{vm.name} runs on {target.node} as {target.name}"))
 
     def _give_up(self, key: Key, view: View, vm: VirtualMachine, obj: Object, step: GiveUp) -> None:
-        if step.missing is not None:
-            found = self._kube.find(PODS, step.missing, vm.namespace)
+        if step.absent:
+            found = self._kube.find(PODS, step.absent, vm.namespace)
             if found is not None and Pod.read(found).is_live:
                 self.pods.wrote(found)
                 raise StaleError
-        copy = view.copy
-        sent = copy.sent_bytes if copy is not None else 0.0
-        failed = step.migration.failed(step.reason, at=self._clock.now(), transferred_bytes=sent)
-        self._write(vm, {"migrationState": failed.state()})
-        self._ended(key, vm, failed, copy)
+        sent = view.copy.sent_bytes if view.copy is not None else 0.0
+        given_up = step.migration.given_up(step.reason, transferred_bytes=sent)
+        self._write(vm, {"migrationState": given_up.state()})
+        self.telemetry.record.note(given_up, vm)
+        self._end_copy(key)
         self._recorder.announce(obj, Announcement("FailedMigration", step.reason, warning=True))
 
-    def _ended(self, key: Key, vm: VirtualMachine, migration: Migration, copy: CopyState | None) -> None:
-        self.telemetry.record.note(migration, vm)
-        self.telemetry.ended(
-            migration,
-            copy_lab_seconds=copy.elapsed_seconds if copy is not None else 0.0,
-            waited=key in self._waited,
-        )
+    def _conclude(self, key: Key, vm: VirtualMachine, migration: Migration) -> None:
+        done = migration.concluded(at=self._clock.now())
+        self._write(vm, ended(done))
+        self.telemetry.record.note(done, vm)
+        self.telemetry.ended(done)
         self._leave(key)
 
-    def _leave(self, key: Key) -> None:
-        """Forget a migration's place, copy and wait, and let those in whose turn it is."""
-        self._targets_made.pop(key, None)
-        self._waited.discard(key)
+    def _end_copy(self, key: Key) -> None:
+        """Forget a copy; the others get its share of the links."""
         moved = self._copies.end(
             key,
             self._copy_time.at(self._clock.now()),
             policy=self.policy.migration,
             link_bytes_per_second=self.policy.link_bytes_per_second,
         )
-        for other in [*moved, *self._admission.release(key)]:
+        for other in moved:
+            self.queue.add(other)
+
+    def _leave(self, key: Key) -> None:
+        """Forget a migration's place, copy and wait, and let those in whose turn it is."""
+        self._targets_made.pop(key, None)
+        self._waited.discard(key)
+        self._end_copy(key)
+        for other in self._admission.release(key):
             self.queue.add(other)
 
     def _first_node(self, vm: VirtualMachine) -> str:
         """Return the node that a VM's first pod is to be bound to, if it asks for one that exists."""
-        asks = bool(vm.initial_node) and vm.is_wanted and vm.starts == 0 and not vm.pod_name
+        asks = bool(vm.initial_node) and vm.is_wanted and vm.starts == 1 and not vm.pod_uid
         return vm.initial_node if asks and not self._is_lost(vm.initial_node) else ""
 
     def _is_lost(self, node: str) -> bool:

@@ -139,6 +139,12 @@ class OwnWrites:
         with self._lock:
             self._written[key_of(obj)] = (obj, self._clock.monotonic())
 
+    def has(self, key: Key, resource_version: str) -> bool:
+        """Tell whether that version is what this process wrote last: then nobody can have been faster unseen."""
+        with self._lock:
+            entry = self._written.get(key)
+            return entry is not None and entry[0]["metadata"]["resourceVersion"] == resource_version
+
     def latest(self, key: Key, watched: Object | None) -> Object | None:
         """Return the later of what the watch shows and what was written."""
         with self._lock:

@@ -6,10 +6,11 @@ restarted process goes on where the old one stopped, and the same state twice gi
 
 What holds by construction:
 
-- A VM has no second pod: one is made only when none is left, under a name that follows from the pod before it.
-- The VM is the pod that ``status.podName`` names. Only the hand-over moves that name, in the write that ends the
-  migration; a target that finds its node, runs, or is the newer pod changes nothing.
-- One migration at a time: its record is a field of the VM, and everything follows from the record.
+- A VM has no second pod: one is made only when none is left, under a name that was written into the VM before.
+- The VM is the pod that ``status.podName`` names. A migration moves that name once, at the hand-over; a target that
+  finds its node, runs, or is the newer pod changes nothing.
+- One migration at a time: its record is a field of the VM, and everything follows from the record. It is open from
+  before the second pod is made until after that, or the first, is gone.
 """
 
 from __future__ import annotations
@@ -92,13 +93,9 @@ class Idle:
 
 @dataclass(frozen=True)
 class CreatePod:
-    """Make the pod that the VM has not, or that its migration needs.
-
-    ``replaces`` is the pod that the VM last was (empty for none): the caller makes sure that it is gone indeed.
-    """
+    """Make the pod that the VM's status names."""
 
     manifest: Mapping[str, Any]
-    replaces: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +117,15 @@ class AnnotatePod:
 
 @dataclass(frozen=True)
 class Record:
-    """Write the VM's status, if nobody wrote the VM since it was seen."""
+    """Write the VM's status, if nobody wrote the VM since it was seen.
+
+    ``absent`` is a pod that must be gone indeed, not only from what is seen.
+    """
 
     status: Mapping[str, Any]
     announcement: Announcement | None = None
     clears_eviction_source: bool = False
+    absent: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,22 @@ class HandOver:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """End the migration as failed; the VM stays where it is. ``missing`` is a pod whose absence must be certain."""
+    """Decide that the migration fails; the VM stays where it is. ``absent`` as in :class:`Record`."""
 
     migration: Migration
     reason: str
-    missing: str | None = None
+    absent: str = ""
 
 
-Step = Idle | CreatePod | DeletePod | AnnotatePod | Record | Admit | BeginCopy | HandOver | GiveUp
+@dataclass(frozen=True)
+class Conclude:
+    """End a migration that is decided; ``absent`` is the pod that is no longer needed."""
+
+    migration: Migration
+    absent: str
+
+
+Step = Idle | CreatePod | DeletePod | AnnotatePod | Record | Admit | BeginCopy | HandOver | GiveUp | Conclude
 
 
 @dataclass(frozen=True)
@@ -195,22 +204,21 @@ def next_step(view: View) -> Step:
     if vm is None:
         return Idle()
     pods = _Pods({pod.name: pod for pod in view.pods if pod.vm_uid == vm.uid})
-    if not vm.is_wanted:
-        return _stop(vm, pods)
     if vm.active_migration is not None:
         return _migrate(view, vm, vm.active_migration, pods)
-    return _run(view, vm, pods)
+    return _run(view, vm, pods) if vm.is_wanted else _stop(vm, pods)
 
 
 def _stop(vm: VirtualMachine, pods: _Pods) -> Step:
     """Take away the pods of a VM that is to have none."""
-    if vm.active_migration is not None:
-        return GiveUp(vm.active_migration, "the VirtualMachine was stopped")
     pod = pods.surplus()
     if pod is not None:
         return DeletePod(pod, "the VirtualMachine was stopped")
     if not pods.by_name and (vm.pod_name or vm.node_name or vm.is_marked):
-        return Record({"podName": None, "nodeName": None} | unmarked(), clears_eviction_source=bool(vm.eviction_source))
+        return Record(
+            {"podName": None, "podUid": None, "nodeName": None} | unmarked(),
+            clears_eviction_source=bool(vm.eviction_source),
+        )
     return Idle()
 
 
@@ -222,8 +230,8 @@ def _run(view: View, vm: VirtualMachine, pods: _Pods) -> Step:
     surplus = pods.surplus(active.name)
     if surplus is not None:
         return DeletePod(surplus, f"the VirtualMachine is {active.name}")
-    if active.node != vm.node_name:
-        return Record({"nodeName": active.node or None})
+    if (active.node, active.uid) != (vm.node_name, vm.pod_uid):
+        return Record({"nodeName": active.node or None, "podUid": active.uid})
     stale = stale_annotations(active, annotations_of(vm, leaving=vm.is_marked and active.node == vm.evacuation_node))
     step = _evacuate(view, vm, active, pods) if vm.is_marked else _forget_source(vm)
     if isinstance(step, Admit):
@@ -232,21 +240,25 @@ def _run(view: View, vm: VirtualMachine, pods: _Pods) -> Step:
 
 
 def _start(view: View, vm: VirtualMachine, pods: _Pods) -> Step:
-    """Give a VM its pod: take the one that was made for it, or make it when no other is left."""
-    name = launcher_name(vm, f"start/{vm.starts}")
-    newborn = pods.live(name)
-    surplus = pods.surplus(name)
+    """Give a VM its pod when no other is left: write down its name first, then make it.
+
+    Whoever reads the name may make the pod, since there can be only one of that name. A pod that was seen and is gone
+    is followed by one of another name.
+    """
+    surplus = pods.surplus(vm.pod_name)
     if surplus is not None:
         return DeletePod(surplus, "it is not the VirtualMachine's pod")
-    if newborn is not None and len(pods.by_name) == 1:
-        # Whatever node the VM was to leave, it has left.
-        return Record(
-            {"podName": name, "nodeName": newborn.node or None, "starts": vm.starts + 1} | unmarked(),
-            clears_eviction_source=bool(vm.eviction_source),
-        )
     if pods.by_name:
         return Idle()
-    return CreatePod(launcher_pod(vm, name, node=view.first_node), replaces=vm.pod_name)
+    if vm.pod_name and not vm.pod_uid:
+        return CreatePod(launcher_pod(vm, vm.pod_name, node=view.first_node))
+    name = launcher_name(vm, f"start/{vm.starts}")
+    # Whatever node the VM was to leave, it has left.
+    return Record(
+        {"podName": name, "podUid": None, "nodeName": None, "starts": vm.starts + 1} | unmarked(),
+        clears_eviction_source=bool(vm.eviction_source),
+        absent=vm.pod_name,
+    )
 
 
 def _evacuate(view: View, vm: VirtualMachine, active: Pod, pods: _Pods) -> Step:
@@ -279,22 +291,25 @@ def _forget_source(vm: VirtualMachine) -> Step:
 
 def _migrate(view: View, vm: VirtualMachine, migration: Migration, pods: _Pods) -> Step:
     """Carry on a migration: its record says which pods belong to it."""
-    source = pods.live(migration.source_pod)
-    if source is None:
-        return GiveUp(migration, f"the source pod {migration.source_pod} is gone", missing=migration.source_pod)
-    target = pods.live(migration.target_pod)
-    if target is None and migration.target_pod in pods.by_name:
-        return GiveUp(migration, f"the target pod {migration.target_pod} was deleted")
     surplus = pods.surplus(migration.source_pod, migration.target_pod)
     if surplus is not None:
         return DeletePod(surplus, "it has no part in the migration")
+    if migration.is_decided:
+        return _conclude(vm, migration, pods)
+    if not vm.is_wanted:
+        return GiveUp(migration, "the VirtualMachine was stopped")
+    source = pods.live(migration.source_pod)
+    if source is None:
+        return GiveUp(migration, f"the source pod {migration.source_pod} is gone", absent=migration.source_pod)
+    target = pods.live(migration.target_pod)
+    if target is None and migration.target_pod in pods.by_name:
+        return GiveUp(migration, f"the target pod {migration.target_pod} was deleted")
     if target is None:
         if view.target_made or migration.phase != "Scheduling":
-            return GiveUp(migration, f"the target pod {migration.target_pod} is gone", missing=migration.target_pod)
+            return GiveUp(migration, f"the target pod {migration.target_pod} is gone", absent=migration.target_pod)
         return CreatePod(target_pod(vm, migration, source))
     for pod in (source, target):
-        leaving = pod is source and vm.is_marked and pod.node == vm.evacuation_node
-        stale = stale_annotations(pod, annotations_of(vm, leaving=leaving))
+        stale = stale_annotations(pod, annotations_of(vm, leaving=vm.is_marked and pod.node == vm.evacuation_node))
         if stale:
             return AnnotatePod(pod, stale)
     if migration.phase == "Scheduling":
@@ -304,6 +319,23 @@ def _migrate(view: View, vm: VirtualMachine, migration: Migration, pods: _Pods) 
     if view.copy.outcome == "failed":
         return GiveUp(migration, view.copy.reason)
     return HandOver(migration, target, view.copy)
+
+
+def _conclude(vm: VirtualMachine, migration: Migration, pods: _Pods) -> Step:
+    """End a decided migration: the pod that is no longer needed goes first."""
+    if migration.handed_over is not None:
+        needed, other = migration.target_pod, migration.source_pod
+    else:
+        needed, other = migration.source_pod, migration.target_pod
+    if pods.live(other) is not None:
+        return DeletePod(pods.by_name[other], f"the VirtualMachine is {needed}")
+    active = pods.live(needed)
+    if active is not None:
+        leaving = vm.is_marked and active.node == vm.evacuation_node
+        stale = stale_annotations(active, annotations_of(vm, leaving=leaving))
+        if stale:
+            return AnnotatePod(active, stale)
+    return Idle() if other in pods.by_name else Conclude(migration, absent=other)
 
 
 def _await_target(view: View, migration: Migration, target: Pod) -> Step:
@@ -342,9 +374,15 @@ def handed_over(migration: Migration, target: Pod) -> dict[str, Any]:
     """Return the status patch that makes the target the VM."""
     return {
         "podName": target.name,
+        "podUid": target.uid,
         "nodeName": target.node,
         "migrationState": migration.state(),
-    } | unmarked()
+    }
+
+
+def ended(migration: Migration) -> dict[str, Any]:
+    """Return the status patch that ends a migration, and with it the evacuation if the VM has left."""
+    return {"migrationState": migration.state()} | (unmarked() if migration.phase == "Succeeded" else {})
 
 
 def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
@@ -369,6 +407,7 @@ def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
         "requested": instant(migration.requested),
         "created": instant(migration.created),
         "started": instant(migration.started),
+        "handed_over": instant(migration.handed_over),
         "ended": instant(migration.ended),
         "bytes": round(migration.transferred_bytes),
         "downtime_seconds": round(migration.downtime_seconds, 6),

@@ -130,16 +130,20 @@ class Telemetry:
             "lab_reconcile_failures", "Reconciles that failed and are repeated.", registry=self.registry
         )
 
-    def ended(self, migration: Migration, *, copy_lab_seconds: float, waited: bool) -> None:
-        """Count a migration that has ended; ``waited`` tells whether the limits had held it back."""
-        self.migrations.labels("succeeded" if migration.phase == "Succeeded" else "failed").inc()
-        self.transferred.inc(migration.transferred_bytes)
-        if migration.phase != "Succeeded" or migration.ended is None:
+    def arrived(self, migration: Migration, *, copy_lab_seconds: float, waited: bool) -> None:
+        """Count a hand-over; ``waited`` tells whether the limits had held the migration back."""
+        if migration.handed_over is None:
             return
-        self.duration.observe((migration.ended - migration.requested) * self._tempo)
+        seconds = migration.handed_over - migration.requested
+        self.duration.observe(seconds * self._tempo)
         self.downtime.observe(migration.downtime_seconds)
         if migration.attempt == 1 and not waited:
-            self.control.observe(max(0.0, migration.ended - migration.requested - copy_lab_seconds / self._tempo))
+            self.control.observe(max(0.0, seconds - copy_lab_seconds / self._tempo))
+
+    def ended(self, migration: Migration) -> None:
+        """Count a migration that has ended."""
+        self.migrations.labels("succeeded" if migration.phase == "Succeeded" else "failed").inc()
+        self.transferred.inc(migration.transferred_bytes)
 
     def watch(self, running: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
         """Add the series of the migrations that run, made at each scrape."""

@@ -178,13 +178,21 @@ class World:
 
     def _observe(self, resource: Resource, old: Object | None, new: Object | None) -> None:
         """Check at every write what must never be otherwise."""
-        if resource is not PODS:
-            return
         by_vm: dict[str, list[Object]] = {}
         for (plural, _, _), obj in self.kube.objects.items():
             if plural == "pods" and "deletionTimestamp" not in obj["metadata"]:
                 by_vm.setdefault(obj["metadata"]["labels"][CREATED_BY_LABEL], []).append(obj)
-        for pods in by_vm.values():
+        vms = {
+            obj["metadata"]["uid"]: VirtualMachine.read(obj)
+            for (plural, _, name), obj in self.kube.objects.items()
+            if plural == "virtualmachines" and name != "bad"
+        }
+        for uid, pods in by_vm.items():
+            vm = vms.get(uid)
+            if vm is not None and vm.is_wanted:
+                # The VM is one of its pods, and it has two only while it migrates.
+                assert vm.pod_name in [pod["metadata"]["name"] for pod in pods] or vm.active_migration is not None
+                assert len(pods) == 1 or vm.active_migration is not None
             plain = [pod for pod in pods if MIGRATION_JOB_UID_LABEL not in pod["metadata"]["labels"]]
             self.most_pods = max(self.most_pods, len(pods))
             assert len(pods) <= 2
@@ -499,7 +507,7 @@ def test_migration_makes_the_target_first_then_hands_over_then_deletes_the_sourc
     assert (state["sourceNode"], state["targetNode"]) == ("node-1", target["spec"]["nodeName"])
     assert world.migration().uid == target["metadata"]["labels"][MIGRATION_JOB_UID_LABEL]
     assert world.migration().requested <= world.migration().created
-    started, ended = world.migration().started, world.migration().ended
+    started, ended = world.migration().started, world.migration().handed_over
     assert started is not None
     assert ended is not None
     # 3.2 GiB at 1.25 GB/s are 2.75 lab seconds, and 0.11 more for what 50 MB/s dirtied meanwhile; looked at every 0.25.
@@ -800,7 +808,7 @@ def test_copies_share_the_link_while_they_overlap() -> None:
         world.act()
         while running(world):
             world.pass_lab_seconds(0.5)
-        return max((world.migration(n).ended or 0) - (world.migration(n).started or 0) for n in names) * TEMPO
+        return max((world.migration(n).handed_over or 0) - (world.migration(n).started or 0) for n in names) * TEMPO
 
     alone, together = seconds(1), seconds(2)
     assert 1.9 * alone < together < 2.6 * alone
@@ -851,7 +859,7 @@ def test_a_restart_in_the_middle_of_a_copy_does_not_begin_it_anew() -> None:
     world.pass_lab_seconds(1)
     assert world.migration(name).started == began
     world.pass_lab_seconds(60)
-    ended = world.migration(name).ended
+    ended = world.migration(name).handed_over
     assert began is not None
     assert ended is not None
     # 51.2 GiB at 1.25 GB/s is 44 s of first round; with 50 MB/s dirtied the whole is about 46 s.
@@ -941,7 +949,8 @@ def test_a_migration_reads_back_as_it_was_written() -> None:
     migration = Migration(
         uid="m", source_node="a", source_pod="p", target_pod="q", requested=1.25, created=2.5, attempt=3
     ).copying(target_node="b", at=3.0)
-    for state in (migration, migration.failed("why", at=4.5, transferred_bytes=7.0)):
+    arrived = migration.arrived(at=4.0, transferred_bytes=7.0, downtime_seconds=0.5)
+    for state in (migration, migration.given_up("why").concluded(at=4.5), arrived, arrived.concluded(at=5.0)):
         assert Migration.read({k: v for k, v in state.state().items() if v is not None}) == state
 
 
@@ -998,7 +1007,7 @@ def test_the_pages_tell_of_running_and_finished_migrations(world: World) -> None
     assert "kubevirt_vmi_migrations_in_running_phase 0.0" in text
     [entry] = client.get("/migrations").json["migrations"]
     assert (entry["vm"], entry["source"], entry["outcome"]) == ("web", "node-1", "succeeded")
-    assert entry["requested"] <= entry["created"] <= entry["started"] < entry["ended"]
+    assert entry["requested"] <= entry["created"] <= entry["started"] < entry["handed_over"] <= entry["ended"]
 
 
 def test_the_record_survives_a_restart_with_the_latest_migration_of_each_vm(world: World) -> None:
