@@ -88,6 +88,8 @@ class NodeTable:
         self.memory_requested: IntArray = np.zeros(len(nodes), dtype=np.int64)
         self.pods: IntArray = np.zeros(len(nodes), dtype=np.int64)
         self.soft_taints: IntArray = np.array([_soft(node) for node in nodes], dtype=np.int64)
+        self.changed: list[int] = []
+        """Each node whose requests changed, in order: what a cache must look at again."""
         self.open: BoolArray = np.array([not node.unschedulable and not _hard(node) for node in nodes], dtype=np.bool_)
 
     def __len__(self) -> int:
@@ -102,6 +104,7 @@ class NodeTable:
         self._change(node, pod, -1)
 
     def _change(self, node: int, pod: PodRequest, sign: int) -> None:
+        self.changed.append(node)
         self.cpu_requested[node] += sign * pod.millicores
         self.memory_requested[node] += sign * pod.memory_bytes
         self.pods[node] += sign
@@ -132,12 +135,17 @@ def feasible(table: NodeTable, pod: PodRequest, exclude: Collection[int] = ()) -
     BoolArray
         Shape (n_nodes,).
     """
-    passes: BoolArray = table.open & (table.pods < table.max_pods)
-    passes &= table.cpu_requested + pod.millicores <= table.cpu
-    passes &= table.memory_requested + pod.memory_bytes <= table.memory
+    passes = table.open & _fits(table, pod, slice(None))
     for node in exclude:
         passes[node] = False
     return passes
+
+
+def _fits(table: NodeTable, pod: PodRequest, nodes: IntArray | slice) -> BoolArray:
+    fits: BoolArray = table.pods[nodes] < table.max_pods[nodes]
+    fits &= table.cpu_requested[nodes] + pod.millicores <= table.cpu[nodes]
+    fits &= table.memory_requested[nodes] + pod.memory_bytes <= table.memory[nodes]
+    return fits
 
 
 def scores(table: NodeTable, pod: PodRequest, candidates: IntArray) -> IntArray:
@@ -153,13 +161,16 @@ def scores(table: NodeTable, pod: PodRequest, candidates: IntArray) -> IntArray:
     IntArray
         Shape (n_candidates,), whole numbers.
     """
+    return _with_tolerance(table, candidates, _resource_scores(table, pod, candidates))
+
+
+def _with_tolerance(table: NodeTable, candidates: IntArray, resource_scores: IntArray) -> IntArray:
+    """Add TaintToleration's part, which is normalised over the candidates."""
     taints = table.soft_taints[candidates]
     most = int(taints.max(initial=0))
-    tolerance = np.full_like(taints, MAX_NODE_SCORE)
-    if most:
-        tolerance -= MAX_NODE_SCORE * taints // most
-    total: IntArray = TAINT_TOLERATION_WEIGHT * tolerance + _resource_scores(table, pod, candidates)
-    return total
+    if most == 0:
+        return resource_scores + TAINT_TOLERATION_WEIGHT * MAX_NODE_SCORE
+    return resource_scores + TAINT_TOLERATION_WEIGHT * (MAX_NODE_SCORE - MAX_NODE_SCORE * taints // most)
 
 
 def _resource_scores(table: NodeTable, pod: PodRequest, nodes: IntArray | slice) -> IntArray:
@@ -213,25 +224,64 @@ class Scheduler:
         self._rng = rng
         self._percentage = percentage_of_nodes_to_score
         self._next_start = 0
+        self._table: NodeTable | None = None
+        self._known: dict[PodRequest, _Known] = {}
 
     def choose(self, table: NodeTable, pod: PodRequest, exclude: Collection[int] = ()) -> int:
         """Return the node that a pod goes to, -1 if it stays pending. Does not bind it."""
-        candidates = self._found(feasible(table, pod, exclude))
+        known = self._look_up(table, pod)
+        passes = known.fits & table.open
+        for node in exclude:
+            passes[node] = False
+        candidates = self._found(passes)
         if len(candidates) == 0:
             return -1
-        totals = scores(table, pod, candidates)
+        totals = _with_tolerance(table, candidates, known.scores[candidates])
         best = candidates[totals == totals.max()]
         return int(best[0]) if len(best) == 1 else int(best[self._rng.integers(len(best))])
 
+    def _look_up(self, table: NodeTable, pod: PodRequest) -> _Known:
+        """Return which nodes a pod fits on and how they score, computing only what has changed since it was asked."""
+        if table is not self._table or len(table.changed) > _MAX_CHANGES:
+            self._table, self._known = table, {}
+            table.changed.clear()
+        known = self._known.get(pod)
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.pop(next(iter(self._known)))
+            known = _Known(_fits(table, pod, slice(None)), _resource_scores(table, pod, slice(None)))
+            self._known[pod] = known
+        elif known.seen < len(table.changed):
+            nodes = np.array(sorted(set(table.changed[known.seen :])), dtype=np.int64)
+            known.fits[nodes] = _fits(table, pod, nodes)
+            known.scores[nodes] = _resource_scores(table, pod, nodes)
+        known.seen = len(table.changed)
+        return known
+
     def _found(self, passes: BoolArray) -> IntArray:
-        wanted = nodes_to_find(len(passes), self._percentage)
-        if wanted >= len(passes):
-            return np.flatnonzero(passes)
-        order = np.roll(np.arange(len(passes)), -self._next_start)
-        found = order[passes[order]]
-        looked_at = len(passes) if len(found) <= wanted else int(np.flatnonzero(passes[order])[wanted - 1]) + 1
-        self._next_start = (self._next_start + looked_at) % len(passes)
+        wanted, nodes = nodes_to_find(len(passes), self._percentage), len(passes)
+        found = np.flatnonzero(passes)
+        if wanted >= nodes:
+            return found
+        turn = int(np.searchsorted(found, self._next_start))
+        found = np.concatenate([found[turn:], found[:turn]])
+        looked_at = nodes if len(found) <= wanted else (int(found[wanted - 1]) - self._next_start) % nodes + 1
+        self._next_start = (self._next_start + looked_at) % nodes
         return found[:wanted]
+
+
+_MAX_KNOWN: Final = 64
+"""Sizes of pods whose scores are kept."""
+_MAX_CHANGES: Final = 100_000
+
+
+@dataclass
+class _Known:
+    """Filters and scores of all nodes for one size of pod, as of the first ``seen`` changes."""
+
+    fits: BoolArray
+    scores: IntArray
+    seen: int = 0
 
 
 def nodes_to_find(nodes: int, percentage: int = 0) -> int:

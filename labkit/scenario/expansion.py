@@ -6,6 +6,7 @@ two" become names before the run begins; a run only plays them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,12 +132,17 @@ def _node(text: Mapping[str, Any], name: str, pool: str, where: str) -> Node:
 
 def _positive(text: Any, where: str) -> float:
     try:
-        value = parse_quantity(text)
+        value = _quantity(text)
     except InputError as exc:
         raise InputError(f"{where}: {exc}") from exc
     if not value > 0:
         raise InputError(f"{where}: wanted more than 0, found {text!r}")
     return value
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _quantity(text: str | int | float) -> float:
+    return parse_quantity(text)
 
 
 def _refuse_twice(names: Sequence[str], what: str) -> None:

@@ -152,5 +152,4 @@ class _Plan:
 
 
 def _summed(demand: FloatArray, node_of: IntArray, nodes: int) -> FloatArray:
-    summed: FloatArray = np.bincount(node_of + 1, weights=demand, minlength=nodes + 1)[1:]
-    return summed
+    return np.bincount(node_of + 1, weights=demand, minlength=nodes + 1)[1:].astype(np.float64)
