@@ -10,6 +10,7 @@ series, the tested expressions must yield nothing, and histories have at most 50
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import yaml
 from labkit.datafiles import data_path
 from labkit.errors import ComponentError
 from labkit.model import FloatArray, Snapshot
-from labkit.names import BASE_RECORDS, DIMENSIONS, MINUTE_RECORDS
+from labkit.names import BASE_RECORDS, DIMENSIONS, MINUTE_RECORDS, NODE_LABEL
 from labkit.promql import Database, Expression, LabelTable, RuleGroup
 from labkit.scoring import FORMS, NINETEEN, SCORER_METRIC, Form, pareto
 from labkit.scoring.history import MEMORY_BYTES, History, Series, gated, selector_text
@@ -127,36 +128,59 @@ def scorer_series(history: History) -> list[Series]:
     ]
 
 
-def compiled(history: History, group: RuleGroup) -> list[Values]:
-    """Evaluate the rules with the compiler at every instant."""
+def inputs(history: History) -> tuple[Series, ...]:
+    """Return every series that the rules are given: the exporter's, the descheduler's, the scorer's."""
+    return (*history.series(), *scorer_series(history))
+
+
+def compiled(
+    history: History, group: RuleGroup, *, series: Sequence[Series] | None = None, last: bool = False
+) -> list[Values]:
+    """Evaluate the rules with the compiler.
+
+    Parameters
+    ----------
+    history : History
+        The loads.
+    group : RuleGroup
+        The rules.
+    series : sequence of Series, optional
+        What :func:`inputs` returned, where it is at hand.
+    last : bool
+        Return the last instant only.
+    """
     database = Database()
     by_name: dict[str, list[Series]] = {}
-    for series in (*history.series(), *scorer_series(history)):
-        by_name.setdefault(series.labels["__name__"], []).append(series)
+    for each in inputs(history) if series is None else series:
+        by_name.setdefault(each.labels["__name__"], []).append(each)
     tables = {name: LabelTable.of([each.labels for each in members]) for name, members in by_name.items()}
     columns = {name: np.stack([each.values for each in members]) for name, members in by_name.items()}
     answers: list[Values] = []
-    for instant, time_seconds in enumerate(history.times_seconds.tolist()):
+    times = history.times_seconds.tolist()
+    for instant, time_seconds in enumerate(times):
         for name, table in tables.items():
             values = columns[name][:, instant]
             database.append(time_seconds, name, table, values, present=~np.isnan(values), source="scrape")
         failures = group.evaluate(database, time_seconds)
         if failures:
             raise ComponentError(f"{failures[0].record}: {failures[0].message}", component="promql")
+        if last and instant < len(times) - 1:
+            continue
         answers.append(
             {
-                rule.record: {
-                    dict(labels).get("instance", CLUSTER): value
-                    for labels, value in _latest(database, rule.record, time_seconds).items()
+                record: {
+                    dict(labels).get(NODE_LABEL, CLUSTER): value
+                    for labels, value in _read(record).instant(database, time_seconds).samples().items()
                 }
-                for rule in group.rules
+                for record in group.records
             }
         )
     return answers
 
 
-def _latest(database: Database, record: str, time_seconds: float) -> Mapping[Any, float]:
-    return Expression.compile(record).instant(database, time_seconds).samples()
+@functools.cache
+def _read(record: str) -> Expression:
+    return Expression.compile(record)
 
 
 def differences(wanted: Sequence[Values], found: Sequence[Values]) -> dict[str, float]:
@@ -231,7 +255,7 @@ def promtool_document(
                         "series": each.labels["__name__"] + selector_text(each.labels),
                         "values": " ".join(_sequence(each.values)),
                     }
-                    for each in (*history.series(), *scorer_series(history), *expectations)
+                    for each in (*inputs(history), *expectations)
                 ],
                 "promql_expr_test": [
                     {
