@@ -200,13 +200,14 @@ def _link_tools(folder: LabFolder, record: LabRecord, config: LabConfig) -> None
 def _start_supervisor(folder: LabFolder) -> None:
     folder.status_file.unlink(missing_ok=True)
     with (folder.logs / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "labkit.cluster.supervisor", folder.name],
+        subprocess.run(
+            [sys.executable, "-m", "labkit.cluster.supervisor", folder.name, "--detach"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
+            check=True,
         )
 
 
@@ -340,8 +341,11 @@ def log_tail(file: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 def _take_down(folder: LabFolder) -> None:
     lock = _supervisor_lock(folder)
-    state = read_state(folder.status_file)
-    if lock.held_by_somebody and state is not None:
+    if lock.held_by_somebody:
+        # One that has only just begun writes its state in a moment.
+        state = wait_until(
+            lambda: read_state(folder.status_file), timeout_seconds=DOWN_SECONDS, what="the supervisor's state"
+        )
         _signal(state.pid, signal.SIGTERM)
         try:
             wait_until(lambda: not lock.held_by_somebody, timeout_seconds=DOWN_SECONDS, what="the supervisor to end")

@@ -1,4 +1,4 @@
-"""Keeps the processes of one lab alive: ``python -m labkit.cluster.supervisor FOLDER``.
+"""Keeps the processes of one lab alive: ``python -m labkit.cluster.supervisor LAB``.
 
 One thread does everything, because a child asks the kernel to kill it when *the thread that made it* ends. So
 nothing outlives the supervisor, however it dies; and what a dying component leaves behind comes back to the
@@ -315,7 +315,7 @@ def _kill(pid: int, number: signal.Signals) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Supervise the lab whose name is the only argument."""
+    """Supervise the lab whose name comes first; with ``--detach``, in a process that nobody needs to wait for."""
     folder = LabFolder(argv[0])
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout, force=True
@@ -324,6 +324,8 @@ def main(argv: Sequence[str]) -> int:
     if not lock.acquire():
         logger.error("another supervisor keeps lab %s", folder.name)
         return 1
+    if "--detach" in argv[1:] and os.fork() > 0:
+        return 0  # the lock lives on with the child
     components = read_components(folder.components_file)
     Supervisor(components, logs=folder.logs, status_file=folder.status_file).run()
     return 0
