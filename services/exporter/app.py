@@ -8,6 +8,7 @@ from flask import Flask, Response, jsonify
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from werkzeug.exceptions import HTTPException
 
+import services.exporter.custom  # noqa: F401 - makes the user's metrics known
 from labkit.clock import WALL_CLOCK, Clock
 from services.exporter.logic import Fleet
 from services.exporter.metrics import Exposition

@@ -204,8 +204,8 @@ class NodeView:
         Demand over capacity; may exceed 1.
     cpu_usage, cpu_pressure, memory_usage, memory_pressure : FloatArray
         The four load ratios, in [0, 1].
-    vms : FloatArray
-        Number of VMs running there.
+    vms, vm_cores, vm_memory_bytes : FloatArray
+        Number of VMs running there, and the sums of their cores and bytes.
     seconds : FloatArray
         Wall seconds over which the counters have run.
     cpu_busy_seconds, cpu_waiting_seconds, memory_waiting_seconds : FloatArray
@@ -225,6 +225,8 @@ class NodeView:
     memory_usage: FloatArray
     memory_pressure: FloatArray
     vms: FloatArray
+    vm_cores: FloatArray
+    vm_memory_bytes: FloatArray
     seconds: FloatArray
     cpu_busy_seconds: FloatArray
     cpu_waiting_seconds: FloatArray
@@ -555,7 +557,10 @@ class Fleet:
             if self._running:
                 self._settle(now)
             load, facts, integral = self._load, self._facts, self._integral.copy()
-            vms = np.bincount(self._row_node + 1, minlength=len(self._names) + 1)[1:].astype(np.float64)
+            vms, vm_cores, vm_memory_bytes = (
+                np.bincount(self._row_node + 1, weights=weights, minlength=len(self._names) + 1)[1:].astype(np.float64)
+                for weights in (None, self._size[:, 0], self._size[:, 1])
+            )
             return NodeView(
                 nodes=self._names,
                 is_worker=facts[:, WORKER].copy(),
@@ -568,6 +573,8 @@ class Fleet:
                 memory_usage=load[:, MEMORY_USAGE].copy(),
                 memory_pressure=load[:, MEMORY_PRESSURE].copy(),
                 vms=vms,
+                vm_cores=vm_cores,
+                vm_memory_bytes=vm_memory_bytes,
                 cpu_busy_seconds=integral[:, 0],
                 cpu_waiting_seconds=integral[:, 1],
                 memory_waiting_seconds=integral[:, 2],

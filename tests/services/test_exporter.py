@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from flask.testing import FlaskClient
 
 from labkit.clock import LabTime, VirtualClock
+from labkit.datafiles import data_path
 from labkit.errors import InputError
 from labkit.load import curve_json, parse_curve
+from labkit.settings import Settings
 from labkit.units import GIB
 from services.exporter.app import create_app
 from services.exporter.logic import Fleet, Load, NodeView, Pod, active_pod, read_pod, trimmed
@@ -206,12 +209,29 @@ def test_a_curve_is_followed_on_the_grid_of_load_steps() -> None:
     assert usage == [0.25, 0.25, 0.5, 0.5, 0.25, 0.25]
 
 
+def test_curves_start_when_lab_time_0_is_set() -> None:
+    # A scenario places its VMs while lab time 0 is far away, then sets it: 0.5 before, 1.0 from 30 lab seconds on.
+    curve = parse_curve({"cpu": {"kind": "step", "start": 0.5, "end": 1.0, "at": 30}, "memory": 0.5})
+    fleet = Fleet(LabTime(EPOCH + 1e9, TEMPO))
+    fleet.node_changed(None, node("n1"), EPOCH)
+    with_vm(fleet, "a", "n1", load=curve_json(curve, 1))
+    fleet.begin(EPOCH)
+    assert fleet.view(EPOCH + 7.3).cpu_usage.tolist() == [0.25]
+    fleet.settings_changed(Settings(LabTime(EPOCH + 10.5, TEMPO)), EPOCH + 10.5)
+    usage = [fleet.view(EPOCH + 10.5 + second).cpu_usage[0] for second in (0.0, 1.9, 2.1, 5.0)]
+    assert usage == [0.25, 0.25, 0.5, 0.5]
+    assert fleet.view(EPOCH + 15.5).cpu_busy_seconds[0] == pytest.approx(0.25 * 12.5 + 0.5 * 3.0, abs=1e-9)
+    assert fleet.view(EPOCH + 15.5).lab_seconds == 75.0
+
+
 def test_pressure_model_is_a_switch() -> None:
     # 32 cores at 0.7: where the original's curve drops to 0 and the monotone one continues at 0.049.
     for model, expected in (("monotone", 0.049), ("seed", 0.0)):
         fleet = running_fleet("n1", model=model)
         with_vm(fleet, "a", "n1", cores=32, cpu=0.7)
         assert fleet.view(EPOCH).cpu_pressure[0] == pytest.approx(expected, abs=1e-12)
+        fleet.settings_changed(Settings(LabTime(EPOCH, TEMPO), "monotone"), EPOCH + 1)
+        assert fleet.view(EPOCH + 1).cpu_pressure[0] == pytest.approx(0.049, abs=1e-12)
 
 
 # --- counters ---------------------------------------------------------------------------------------
@@ -406,6 +426,34 @@ def test_a_custom_metric_is_one_function() -> None:
             gauge("node_vms_per_core_ratio", "again")
     finally:
         METRICS[:] = before
+
+
+def blocks(language: str) -> list[str]:
+    """Return the examples of docs/metrics.md in that language."""
+    text = (data_path("k8s").parent / "docs" / "metrics.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documents_example_works_as_it_stands() -> None:
+    before = list(METRICS)
+    try:
+        (example,) = blocks("python")
+        exec(compile(example, "docs/metrics.md", "exec"), {})
+        (name,) = [metric.name for metric in METRICS[len(before) :]]
+        fleet = running_fleet("n1")
+        with_vm(fleet, "a", "n1")
+        found = series(client_of(fleet).get("/metrics").text)
+        assert found[f'{name}{{instance="n1",node="n1"}}'] == 0.5  # 16 virtual cores on 32
+    finally:
+        METRICS[:] = before
+    (rule,) = [yaml.safe_load(block) for block in blocks("yaml")]
+    assert rule["kind"] == "PrometheusRule"
+    assert name in rule["spec"]["groups"][0]["rules"][0]["expr"]
+
+
+def test_the_document_names_every_metric() -> None:
+    text = (data_path("k8s").parent / "docs" / "metrics.md").read_text()
+    assert [metric.name for metric in METRICS if f"`{metric.name}" not in text] == []
 
 
 def test_a_counter_says_so_in_its_name() -> None:
