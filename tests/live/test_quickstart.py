@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from labkit.cluster import RunningLab
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -31,13 +32,15 @@ def test_document_has_the_commands() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_command_works_as_it_stands(lab: Any, command: str) -> None:
+def test_command_works_as_it_stands(lab: RunningLab, command: str) -> None:
     # The document speaks of the default address; this lab has one of its own.
     there = command.replace("http://localhost:", f"http://{lab.address}:")
     shell = ["bash", "-euo", "pipefail", "-c", there]
     if FOLLOWS.search(command):
         shell = ["timeout", str(FOLLOW_SECONDS), *shell]
-    done = subprocess.run(shell, cwd=ROOT, env=lab.environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        shell, cwd=ROOT, env=lab.environment(), capture_output=True, text=True, timeout=90, check=False
+    )
     if FOLLOWS.search(command):
         assert done.returncode == 124, done.stderr
     else:
