@@ -217,7 +217,10 @@ def _compiled(records: Mapping[str, str], groups: Mapping[str, Any], series: Seq
 def _prometheus(records: Mapping[str, str], groups: Mapping[str, Any], series: Sequence[Series]) -> Scores:
     from labkit.prometheus import Prometheus
 
-    with tempfile.TemporaryDirectory(prefix="labkit-prometheus-") as name, _server(Path(name), groups, series) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="labkit-prometheus-") as name,
+        private_prometheus(Path(name), groups, series) as url,
+    ):
         prometheus = Prometheus(url, timeout=TIMEOUT_SECONDS)
         return {
             algorithm: _by_node(
@@ -228,8 +231,30 @@ def _prometheus(records: Mapping[str, str], groups: Mapping[str, Any], series: S
 
 
 @contextmanager
-def _server(folder: Path, groups: Mapping[str, Any], series: Sequence[Series]) -> Iterator[str]:
-    """Run a Prometheus that has the series and has evaluated the rules; yield its URL."""
+def private_prometheus(folder: Path, groups: Mapping[str, Any], series: Sequence[Series]) -> Iterator[str]:
+    """Run a Prometheus of one's own for a while.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty folder for its files.
+    groups : mapping
+        Rule groups, as :func:`rule_groups` returns them.
+    series : sequence of Series
+        Samples every 15 s; the last are as of now.
+
+    Yields
+    ------
+    str
+        Its URL; it has evaluated the rules at least once.
+
+    Raises
+    ------
+    RuleError
+        If a rule is not valid or cannot be evaluated.
+    ComponentError
+        If it does not start.
+    """
     from labkit.cluster import tools
 
     start = WALL_CLOCK.now() - DURATION_SECONDS
