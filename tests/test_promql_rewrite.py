@@ -132,7 +132,7 @@ def test_group_is_scaled_in_a_copy() -> None:
 
 
 WRONG = {
-    "not PromQL": ("x +", "wanted a PromQL expression, found 'x \\+'"),
+    "not PromQL": ("x +", "wanted a PromQL expression; invalid promql query"),
     "too short": ("rate(x[1ms])", "a window of 0.001 s divided by tempo 15 is below 1 ms"),
 }
 

@@ -23,9 +23,9 @@ import pytest
 
 from labkit.errors import RuleError
 from labkit.promql import Database, Expression, LabelTable
-from labkit.promql.expression import UnsupportedError
 from labkit.promql.labels import NAME, Labels, label_set
 from labkit.promql.rewrite import scale_windows
+from labkit.promql.syntax import UnsupportedError
 from labkit.units import parse_duration
 from labkit.versions import PROMETHEUS_MODULE
 

@@ -9,9 +9,10 @@ Nothing here knows about nodes, scores or the lab.
 
 from __future__ import annotations
 
-from labkit.promql.expression import Expression, RangeResult, Selector
+from labkit.promql.expression import Expression, RangeResult
 from labkit.promql.labels import LabelTable
 from labkit.promql.rules import Rule, RuleFailure, RuleGroup, load_rules, parse_rules
+from labkit.promql.selector import Selector
 from labkit.promql.storage import Database
 from labkit.promql.vector import Vector
 

@@ -9,9 +9,10 @@ from typing import Final
 import numpy as np
 
 from labkit.promql.labels import Labels, with_label
+from labkit.promql.syntax import compile_pattern
 from labkit.promql.vector import FloatArray
 
-__all__ = ["MATHS", "label_replacer"]
+__all__ = ["MATHS", "label_replacer", "power", "rounded"]
 
 
 def _sign(values: FloatArray) -> FloatArray:
@@ -54,7 +55,7 @@ def label_replacer(target: str, replacement: str, source: str, pattern: str) -> 
     re.error
         If the pattern is not understood.
     """
-    expression = re.compile(pattern, re.DOTALL)
+    expression = compile_pattern(pattern)
 
     def change(row: Labels) -> Labels:
         found = expression.fullmatch(dict(row).get(source, ""))
@@ -75,3 +76,19 @@ def label_replacer(target: str, replacement: str, source: str, pattern: str) -> 
         return with_label(row, target, _REFERENCE.sub(expand, replacement))
 
     return change
+
+
+def rounded(values: FloatArray, nearest: float) -> FloatArray:
+    """Round to multiples, ties upwards, by the inverse as Prometheus does."""
+    inverse = np.divide(1.0, nearest)
+    return np.asarray(np.floor(values * inverse + 0.5) / inverse)
+
+
+def power(values: FloatArray, exponent: float) -> FloatArray:
+    """Raise to a scalar power; squares and roots exactly as the processor rounds them, on any machine."""
+    if exponent == 2.0:
+        return values * values
+    if exponent == 0.5:
+        # Go's Pow takes the root too; -Inf is the one value where the two differ.
+        return np.where(values == -np.inf, np.inf, np.sqrt(values))
+    return np.asarray(np.power(values, exponent))

@@ -15,6 +15,7 @@ from typing import Any, Final
 import promql_parser as ast
 
 from labkit.errors import RuleError
+from labkit.promql.syntax import match_operator, parse
 from labkit.units import format_duration, parse_duration
 
 __all__ = ["scale_group", "scale_windows"]
@@ -23,12 +24,6 @@ _GROUP_DURATIONS: Final = ("interval", "query_offset")
 _RULE_DURATIONS: Final = ("for", "keep_firing_for")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"})
 _AT: Final = ((ast.AtModifierType.Start, "start()"), (ast.AtModifierType.End, "end()"))
-_MATCH: Final = (
-    (ast.MatchOp.Equal, "="),
-    (ast.MatchOp.NotEqual, "!="),
-    (ast.MatchOp.Re, "=~"),
-    (ast.MatchOp.NotRe, "!~"),
-)
 
 
 def scale_windows(expr: str, tempo: int) -> str:
@@ -59,11 +54,7 @@ def scale_windows(expr: str, tempo: int) -> str:
     'rate(node_cpu_seconds_total[4s] offset 2s)'
     """
     _check_tempo(tempo)
-    try:
-        tree = ast.parse(expr)
-    except ValueError as exc:
-        raise RuleError(f"wanted a PromQL expression, found {expr!r}: {exc}") from exc
-    return _Writer(tempo).write(tree)
+    return _Writer(tempo).write(parse(expr))
 
 
 def scale_group(document: Mapping[str, Any], tempo: int) -> dict[str, Any]:
@@ -215,10 +206,7 @@ def _selector(node: ast.VectorSelector) -> str:
     alternatives = [node.matchers.matchers] if node.matchers.matchers else []
     alternatives += node.matchers.or_matchers
     inside = " or ".join(
-        ", ".join(
-            f"{_label(matcher.name)}{next(word for kind, word in _MATCH if kind == matcher.op)}{_quoted(matcher.value)}"
-            for matcher in matchers
-        )
+        ", ".join(f"{_label(matcher.name)}{match_operator(matcher)}{_quoted(matcher.value)}" for matcher in matchers)
         for matchers in alternatives
     )
     name = node.name or ""

@@ -12,9 +12,12 @@ import numpy as np
 import yaml
 
 from labkit.errors import InputError, RuleError
-from labkit.promql.expression import Expression, Frame, Selector, UnsupportedError
+from labkit.promql.compiler import Frame
+from labkit.promql.expression import Expression
 from labkit.promql.labels import Labels, with_label
+from labkit.promql.selector import Selector
 from labkit.promql.storage import Database
+from labkit.promql.syntax import UnsupportedError
 from labkit.promql.vector import projected
 from labkit.units import format_duration, parse_duration
 

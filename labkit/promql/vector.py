@@ -10,7 +10,7 @@ import numpy.typing as npt
 from labkit.errors import RuleError
 from labkit.promql.labels import EMPTY_TABLE, LabelTable, Projection, text_of
 
-__all__ = ["BoolArray", "FloatArray", "Vector", "concatenated", "projected"]
+__all__ = ["BoolArray", "FloatArray", "Vector", "both", "concatenated", "joined", "projected"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -127,3 +127,20 @@ def concatenated(left: Vector, right: Vector, union: Projection) -> Vector:
         np.copyto(values[:n_left], left.values, where=left.present)
         present[:n_left] |= left.present
     return Vector(union.table, values, None if present.all() else present, left.name)
+
+
+def joined(parts: list[Vector]) -> Vector:
+    """Return one vector with the samples of several, whose label sets are all different."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return EMPTY_VECTOR
+    parts = [part.with_names() for part in parts]
+    tables = tuple(part.table for part in parts)
+    table: LabelTable = tables[0].remembered(
+        ("joined", tables[1:]), lambda: LabelTable.of(row for table in tables for row in table.rows)
+    )
+    present = None
+    if any(part.present is not None for part in parts):
+        present = np.concatenate([part.mask() for part in parts])
+    return Vector(table, np.concatenate([part.values for part in parts]), present)
