@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from benchmarks._rows import Row, timed
 from labkit.clock import LabTime, VirtualClock
@@ -26,6 +29,7 @@ from labkit.units import GIB
 from services.exporter.__main__ import mirror
 from services.exporter.app import create_app
 from services.exporter.logic import Fleet
+from services.exporter.metrics import METRICS
 
 TITLE = "exporter, 1,000 nodes and 20,000 VMs"
 N_NODES, N_VMS = 1_000, 20_000
@@ -43,6 +47,7 @@ def measure() -> list[Row]:
         return [
             *pool.submit(_measure, "constant", curves=False).result(),
             *pool.submit(_measure, "random walk", curves=True).result(),
+            pool.submit(_compare).result(),
         ]
 
 
@@ -97,6 +102,23 @@ def _measure(loads: str, *, curves: bool) -> list[Row]:
         store.stop()
     server.close()
     return rows
+
+
+def _compare() -> Row:
+    """Time the same number of samples written by prometheus_client, which the exporter does without."""
+    metrics = [f"node_metric_{number}" for number in range(sum(len(metric.series_labels()) for metric in METRICS))]
+
+    class Nodes(Collector):
+        def collect(self) -> Iterator[GaugeMetricFamily]:
+            for name in metrics:
+                family = GaugeMetricFamily(name, "help", labels=("instance", "node"))
+                for number in range(N_NODES):
+                    family.add_metric((f"kwok-node-{number}", f"kwok-node-{number}"), number / 7)
+                yield family
+
+    registry = CollectorRegistry()
+    registry.register(Nodes())
+    return timed("as many samples written by prometheus_client", lambda: generate_latest(registry))
 
 
 class _ApiServer:
