@@ -127,7 +127,7 @@ class Event:
     fail_node       ``node`` is gone at once with all that runs on it; the lost VMs start anew elsewhere
     create_vms      ``vms`` are created
     delete_vms      the VMs ``vm_names`` are deleted
-    resize_vms      the VMs ``vm_names`` get ``cores`` and ``memory_bytes`` (None: as before)
+    resize_vms      the VMs ``vm_names`` start anew with ``cores`` and ``memory_bytes`` (None: as before)
     surge           nothing of its own: the load is part of the curves of ``vm_names``
     ==============  ===========================================================================================
     """

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,14 +22,11 @@ from labkit.placement import Scheduler
 from labkit.scenario import Event
 from labkit.scenario.expansion import Expansion
 from labkit.sim.descheduler import Descheduler, SoftTainter
-from labkit.sim.fleet import NOWHERE, Fleet
+from labkit.sim.fleet import Fleet
 from labkit.sim.metrics import Sample
 from labkit.sim.movement import Movement
 from labkit.sim.recorder import Recorder
 from labkit.sim.settings import Policy, Timing
-
-FENCING_SECONDS: Final = 60.0
-"""From a node's failure until the VMs that it carried are started elsewhere."""
 
 
 class Kind(IntEnum):
@@ -93,7 +90,7 @@ class Engine:
     descheduling: bool
     act: Callable[[float], None] | None
     duration_seconds: float
-    _lost: dict[str, list[int]] = field(default_factory=dict)
+    _draining: set[int] = field(default_factory=set)
 
     def play(self) -> None:
         """Play the run from 75 lab seconds before lab time 0, when the VMs are placed, to its end."""
@@ -149,7 +146,13 @@ class Engine:
 
     def _moved(self, time: float) -> None:
         """Let pods and migrations go on after something changed; take the new places into account."""
-        if self.movement.step(time) or time < 0:
+        moved = self.movement.step(time)
+        for node in self._draining:
+            # Whoever is on a draining node is asked to leave, those that arrive there later, too.
+            for vm in self.fleet.vms_on(node).tolist():
+                self.movement.evict(vm, time)
+            moved |= self.movement.step(time)
+        if moved or time < 0:
             self.fleet.update_load()
 
     # --- what happens when -----------------------------------------------------------------------------
@@ -185,8 +188,6 @@ class Engine:
             play = getattr(self, f"_{event.type}", None)
             if play is not None:
                 happenings.append((event.at_seconds, _bound(play, event)))
-            if event.type == "fail_node":
-                happenings.append((event.at_seconds + FENCING_SECONDS, _bound(self._fence, event)))
         return happenings
 
     # --- events of the timeline --------------------------------------------------------------------------
@@ -202,23 +203,20 @@ class Engine:
 
     def _uncordon_node(self, event: Event, time: float) -> None:
         self.fleet.cordoned[self.fleet.node_number[event.node]] = False
+        self._draining.discard(self.fleet.node_number[event.node])
         self.fleet.update_table()
 
     def _drain_node(self, event: Event, time: float) -> None:
         self._cordon_node(event, time)
-        for _, vm in sorted(self.movement.pods_on(self.fleet.node_number[event.node])):
-            self.movement.evict(vm, time)
+        self._draining.add(self.fleet.node_number[event.node])
 
     def _fail_node(self, event: Event, time: float) -> None:
         node = self.fleet.node_number[event.node]
         self.fleet.ready[node] = False
         self.fleet.update_table()
-        self._lost[event.node] = self.movement.lose_node(node, time)
-
-    def _fence(self, event: Event, time: float) -> None:
-        for vm in self._lost.pop(event.node, []):
-            if self.fleet.exists[vm] and self.fleet.node_of[vm] == NOWHERE:
-                self.movement.restart(vm, time)
+        self._draining.discard(node)
+        for vm in self.movement.lose_node(node, time):
+            self.movement.restart(vm, time)
 
     def _create_vms(self, event: Event, time: float) -> None:
         for vm in event.vms:

@@ -238,11 +238,19 @@ class ScenarioController:
                 patch = {"spec": {"resources": {key: value for key, value in sizes.items() if value is not None}}}
                 for name in event.vm_names:
                     self._if_there(partial(self._kube.patch, VIRTUAL_MACHINES, name, patch, namespace))
+                    self._restart(name, namespace)
             case "surge":
                 pass  # the curves of its VMs contain it
         self._kube.record_event(
             obj, reason="Played", message=f"{event.type} at {event.at_seconds:g} s", component=COMPONENT
         )
+
+    def _restart(self, name: str, namespace: str) -> None:
+        """Delete a VM's pod: a size takes effect when the VM starts, which its controller sees to."""
+        vm = self._vms.get(namespace, name)
+        pod = ((vm or {}).get("status") or {}).get("podName")
+        if pod:
+            self._if_there(partial(self._kube.delete, PODS, pod, namespace))
 
     def _patch_node(self, name: str, patch: Object) -> None:
         self._if_there(lambda: self._kube.patch(NODES, name, patch))
