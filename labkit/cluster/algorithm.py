@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from labkit import scoring
 from labkit.clock import WALL_CLOCK, wait_until
+from labkit.cluster import own
 from labkit.descheduling import parse_thresholds
 from labkit.errors import InputError, KubeError, LabError, NoSamplesError, NotReadyError, PrometheusError
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Kube
@@ -114,6 +115,8 @@ def switch_algorithm(
     after = before.with_query(query).with_limits(per_node=evictions_per_node, total=evictions_total)
     if limits is not None:
         after = after.with_thresholds(limits.low, limits.high)
+    if not name.startswith(QUERY_PREFIX) and own.bring(kube, scoring.get(name)):
+        scores_timeout_seconds = max(scores_timeout_seconds, own.SCORES_TIMEOUT_SECONDS)
     _wait_for_scores(kube, prometheus, after, scores_timeout_seconds)
     replicas = kube.get(DEPLOYMENTS, DEPLOYMENT, DESCHEDULER_NAMESPACE)["spec"].get("replicas", 1)
     started = WALL_CLOCK.monotonic()
