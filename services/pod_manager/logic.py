@@ -100,7 +100,7 @@ class CreatePod:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Delete that very pod (by UID). ``force`` where no kubelet is left to confirm it."""
+    """Delete that very pod (by UID). ``force`` where no kubelet needs to confirm it, or none is left to."""
 
     pod: Pod
     reason: str
@@ -328,7 +328,8 @@ def _conclude(vm: VirtualMachine, migration: Migration, pods: _Pods) -> Step:
     else:
         needed, other = migration.source_pod, migration.target_pod
     if pods.live(other) is not None:
-        return DeletePod(pods.by_name[other], f"the VirtualMachine is {needed}")
+        # Nothing runs in it any more, or yet, so there is nothing for its kubelet to end in peace.
+        return DeletePod(pods.by_name[other], f"the VirtualMachine is {needed}", force=True)
     active = pods.live(needed)
     if active is not None:
         leaving = vm.is_marked and active.node == vm.evacuation_node
