@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +21,7 @@ from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Kube, Object, Store
 from labkit.names import APP_LABEL, EXPORTER_PORT, LAUNCHER_APP, LISTEN_ADDRESS_KEY
 from labkit.settings import read_settings, settings_store
 from services.exporter.app import create_app
+from services.exporter.counters import CounterFile
 from services.exporter.logic import Fleet, trimmed
 
 logger = logging.getLogger(__name__)
@@ -27,25 +30,28 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Serve until SIGTERM; anything that fails for good ends the process, so that it is started anew."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    parser = argparse.ArgumentParser(prog="services.exporter", description=__doc__)
+    parser.add_argument("--counters", type=Path, required=True, help="file in which the counters outlive the process")
+    counter_file = CounterFile(parser.parse_args().counters)
     signal.signal(signal.SIGTERM, _stop)
     settings = read_settings(os.environ)
     fleet = Fleet(settings.time, pressure_model=settings.pressure_model)
     server = waitress.create_server(
-        create_app(fleet),
+        create_app(fleet, counter_file=counter_file),
         host=os.environ[LISTEN_ADDRESS_KEY],
         port=EXPORTER_PORT,
         threads=4,
         ident="labkit-exporter",
     )
     threading.Thread(target=server.run, name="http", daemon=True).start()
-    follow(fleet, Kube.in_cluster())
+    follow(fleet, Kube.in_cluster(), counter_file)
 
 
-def follow(fleet: Fleet, kube: Kube) -> NoReturn:
+def follow(fleet: Fleet, kube: Kube, counter_file: CounterFile) -> NoReturn:
     """Mirror the cluster into the fleet, then wake at each load step, so that a scrape finds little to do."""
     for store in mirror(fleet, kube):
         store.wait_synced(math.inf)
-    fleet.begin(WALL_CLOCK.now())
+    fleet.begin(WALL_CLOCK.now(), counter_file.read(WALL_CLOCK.now()))
     logger.info("following %s", fleet.counts())
     while True:
         now = WALL_CLOCK.now()

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 import services.exporter.custom  # noqa: F401 - makes the user's metrics known
 from labkit.clock import WALL_CLOCK, Clock
+from services.exporter.counters import CounterFile
 from services.exporter.logic import Fleet
 from services.exporter.metrics import Exposition
 
@@ -20,7 +21,13 @@ READ_ONLY: Final = (
 )
 
 
-def create_app(fleet: Fleet, *, clock: Clock = WALL_CLOCK, exposition: Exposition | None = None) -> Flask:
+def create_app(
+    fleet: Fleet,
+    *,
+    clock: Clock = WALL_CLOCK,
+    exposition: Exposition | None = None,
+    counter_file: CounterFile | None = None,
+) -> Flask:
     """Build the WSGI application over a fleet.
 
     Parameters
@@ -31,6 +38,8 @@ def create_app(fleet: Fleet, *, clock: Clock = WALL_CLOCK, exposition: Expositio
         Where "now" comes from.
     exposition : Exposition, optional
         The metrics; all known ones without it.
+    counter_file : CounterFile, optional
+        Where counters are written before they are told.
     """
     app = Flask("exporter")
     text = exposition or Exposition()
@@ -43,8 +52,10 @@ def create_app(fleet: Fleet, *, clock: Clock = WALL_CLOCK, exposition: Expositio
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        nodes = text.text(fleet.view(clock.now()))
-        return Response(nodes + _own_metrics(fleet, text) + generate_latest(own), content_type=TEXT_FORMAT)
+        view = fleet.view(clock.now())
+        if counter_file is not None:
+            counter_file.write(view.counters())
+        return Response(text.text(view) + _own_metrics(fleet, text) + generate_latest(own), content_type=TEXT_FORMAT)
 
     @app.get("/healthz")
     def _healthz() -> str:

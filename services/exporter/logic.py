@@ -40,6 +40,7 @@ from labkit.names import (
 )
 from labkit.settings import Settings
 from labkit.units import parse_quantity
+from services.exporter.counters import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +211,8 @@ class NodeView:
         Wall seconds over which the counters have run.
     cpu_busy_seconds, cpu_waiting_seconds, memory_waiting_seconds : FloatArray
         Integrals over wall time of usage and pressures; they never fall.
-    lab_seconds : float
-        Lab time of the instant.
+    time, lab_seconds : float
+        The instant: wall time in seconds since 1970, and lab time.
     """
 
     nodes: tuple[str, ...]
@@ -231,7 +232,14 @@ class NodeView:
     cpu_busy_seconds: FloatArray
     cpu_waiting_seconds: FloatArray
     memory_waiting_seconds: FloatArray
+    time: float
     lab_seconds: float
+
+    def counters(self) -> Counters:
+        """Return the integrals, for the next process's :meth:`Fleet.begin`."""
+        columns = (self.cpu_busy_seconds, self.cpu_waiting_seconds, self.memory_waiting_seconds, self.seconds)
+        rows = np.column_stack(columns).tolist()
+        return Counters(self.time, dict(zip(self.nodes, rows, strict=True)))
 
 
 # Columns of the per-node arrays.
@@ -284,8 +292,16 @@ class Fleet:
 
     # --- changes ------------------------------------------------------------------------------------
 
-    def begin(self, now: float) -> None:
-        """Start the counters; everything known so far counts from here on."""
+    def begin(self, now: float, earlier: Counters | None = None) -> None:
+        """Start the counters; everything known so far counts from here on.
+
+        Parameters
+        ----------
+        now : float
+            Wall time.
+        earlier : Counters, optional
+            What an earlier process told last. Its counters go on, with the load as it is now for the time between.
+        """
         with self._lock:
             self._step = self._step_at(now)
             self._since[:] = now
@@ -293,6 +309,10 @@ class Fleet:
             for vm in list(self._vms.values()):
                 self._place(vm, now, at_once=False)
             self._evaluate_curves()
+            for name, row in self._nodes.items():
+                if earlier is not None and name in earlier.values:
+                    self._integral[row] = earlier.values[name]
+                    self._since[row] = earlier.time
 
     def settings_changed(self, settings: Settings, now: float) -> None:
         """Take in where lab time 0 is and which pressure curve holds; both hold from ``now`` on."""
@@ -579,6 +599,7 @@ class Fleet:
                 cpu_waiting_seconds=integral[:, 1],
                 memory_waiting_seconds=integral[:, 2],
                 seconds=integral[:, 3],
+                time=now,
                 lab_seconds=self.lab_time.at(now),
             )
 

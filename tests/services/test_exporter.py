@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from labkit.load import curve_json, parse_curve
 from labkit.settings import Settings
 from labkit.units import GIB
 from services.exporter.app import create_app
+from services.exporter.counters import CounterFile, Counters
 from services.exporter.logic import Fleet, Load, NodeView, Pod, active_pod, read_pod, trimmed
 from services.exporter.metrics import METRICS, Exposition, NodeMetric, counter, gauge
 
@@ -292,6 +294,34 @@ def test_a_long_pause_is_caught_up_with_in_bounded_time() -> None:
     view = fleet.view(EPOCH + eight_hours)
     assert view.seconds[0] == pytest.approx(eight_hours)
     assert view.cpu_usage[0] == 0.25
+
+
+def test_counters_go_on_after_the_process_was_killed(tmp_path: Path) -> None:
+    file = CounterFile(tmp_path / "counters.json")
+    first = running_fleet("n1")
+    with_vm(first, "a", "n1")
+    clock = VirtualClock(EPOCH + 10.0)
+    told = series(create_app(first, clock=clock, counter_file=file).test_client().get("/metrics").text)
+    second = Fleet(LabTime(EPOCH, TEMPO))
+    second.node_changed(None, node("n1"), EPOCH + 12)
+    second.node_changed(None, node("n2"), EPOCH + 12)
+    with_vm(second, "a", "n1", EPOCH + 12)
+    second.begin(EPOCH + 12, file.read(EPOCH + 12))
+    view = second.view(EPOCH + 14)
+    assert told['node_cpu_seconds_total{instance="n1",node="n1",mode="idle"}'] == 7.5
+    assert (of(view, "n1", "seconds"), of(view, "n1", "cpu_busy_seconds")) == (14.0, 3.5)
+    assert (of(view, "n2", "seconds"), of(view, "n2", "cpu_busy_seconds")) == (2.0, 0.0)
+
+
+def test_counters_that_are_too_old_or_unreadable_are_left_behind(tmp_path: Path) -> None:
+    file = CounterFile(tmp_path / "counters.json")
+    assert file.read(EPOCH) is None
+    file.write(Counters(EPOCH, {"n1": [1.0, 2.0, 3.0, 4.0]}))
+    assert file.read(EPOCH + 1) == Counters(EPOCH, {"n1": [1.0, 2.0, 3.0, 4.0]})
+    assert file.read(EPOCH + 3600) is None
+    assert file.read(EPOCH - 1) is None  # the clock was set back
+    (tmp_path / "counters.json").write_text("{")
+    assert file.read(EPOCH) is None
 
 
 # --- text and pages ---------------------------------------------------------------------------------
