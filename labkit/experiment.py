@@ -21,6 +21,8 @@ from typing import Any, Final, Literal, TypeVar, cast
 import jsonschema
 import yaml
 
+from labkit.analysis import metrics
+from labkit.descheduling import parse_thresholds
 from labkit.errors import ExperimentError, InputError
 from labkit.names import MAX_TEMPO
 from labkit.units import parse_duration
@@ -35,11 +37,6 @@ ALL: Final = "all"
 """In ``matrix.algorithm``: every algorithm of the catalogue."""
 DEFAULT_BASELINE: Final = "linear_amplified_ippd_k3"
 """Production's default."""
-PRESETS: Final = {
-    "Low": (10.0, 10.0), "Medium": (20.0, 20.0), "High": (30.0, 30.0),
-    "AsymmetricLow": (0.0, 10.0), "AsymmetricMedium": (0.0, 20.0), "AsymmetricHigh": (0.0, 30.0),
-}  # fmt: skip
-"""Deviation thresholds of the production operator, below and above the mean, in points."""
 DEFAULT_METRICS: Final = (
     "hotspot_seconds", "migrations", "time_to_settle_seconds", "cpu_stddev_mean", "ping_pong_migrations",
 )  # fmt: skip
@@ -113,7 +110,7 @@ class RunSpec:
     policy_name : str
         Its short name, empty for the production policy.
     tempo : int
-        Lab seconds per wall second on a live backend; the twin records it and ignores it.
+        Lab seconds per wall second on a live backend; on the twin, of the live run that it imitates.
     duration_seconds : float
         Lab seconds.
     nodes : int or None
@@ -225,10 +222,10 @@ def load(
         duration_seconds=source.read(("duration",), parse_duration, content["duration"]),
         algorithms=names,
         scenarios=_scenarios(matrix["scenario"], path, scenarios, source),
-        seeds=_seeds(matrix["seed"]),
+        seeds=source.read(("matrix", "seed"), _seeds, matrix["seed"]),
         policies=tuple(matrix.get("policy", [{}])),
         nodes=tuple(matrix.get("nodes", [None])),
-        tempo=content.get("tempo", MAX_TEMPO),
+        tempo=content.get("tempo", default_tempo(content["backend"])),
         repeats=content.get("repeats", 1),
         baseline=baseline or (DEFAULT_BASELINE if DEFAULT_BASELINE in names else names[0]),
         metrics=tuple(content.get("metrics", DEFAULT_METRICS)),
@@ -239,8 +236,15 @@ def load(
     return experiment
 
 
+def default_tempo(backend: str) -> int:
+    """Return the tempo of a run that names none: real time would be a waste on live backends."""
+    return 1 if backend == "sim" else MAX_TEMPO
+
+
 def _check_sense(experiment: Experiment, baseline: str | None, source: _Source) -> None:
     """Raise for what a schema cannot say."""
+    for index, name in enumerate(experiment.metrics):
+        source.read(("metrics", index), metrics.get, name)
     for index, policy in enumerate(experiment.policies):
         for name, value in policy.items():
             place = ("matrix", "policy", index, name)
@@ -282,10 +286,11 @@ def _algorithms(entries: Sequence[str], known: Collection[str], source: _Source)
 def _scenarios(entries: Sequence[str], path: Path, known: Collection[str], source: _Source) -> tuple[str, ...]:
     found = []
     for index, entry in enumerate(entries):
-        file = path.parent / entry
+        beside = path.parent / entry
+        file = beside if beside.is_file() else Path(entry)
         if entry in known:
             found.append(entry)
-        elif file.suffix in (".yaml", ".yml") and file.is_file():
+        elif file.suffix in (".yaml", ".yml", ".json") and file.is_file():
             found.append(str(file.resolve()))
         else:
             raise source.error(
@@ -302,26 +307,10 @@ def _near(entry: str, known: Collection[str]) -> str:
 def _seeds(value: Sequence[int] | str) -> tuple[int, ...]:
     if isinstance(value, str):
         first, last = (int(part) for part in value.split(".."))
+        if last < first:
+            raise InputError(f"wanted a range that goes up, found {value}")
         return tuple(range(first, last + 1))
     return tuple(value)
-
-
-def parse_thresholds(text: str) -> tuple[float, float]:
-    """Read deviation thresholds: ``LOW:HIGH`` in points, or a preset's name.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or a value lies outside 0 to 100.
-    """
-    if text in PRESETS:
-        return PRESETS[text]
-    match = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text)
-    if match is None or not all(0 <= float(part) <= 100 for part in match.groups()):
-        raise InputError(
-            f"wanted thresholds as LOW:HIGH within 0 to 100, or one of {', '.join(PRESETS)}; found {text!r}"
-        )
-    return float(match[1]), float(match[2])
 
 
 def check_policy(policy: Mapping[str, Any]) -> dict[str, Any]:

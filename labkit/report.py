@@ -72,6 +72,7 @@ class Findings:
                 missing.append(str(exc))
                 continue
             designs[name] = design
+            missing += [f"{absent} has no finished run" for absent in design.absent]
         if not designs:
             raise ResultError(f"wanted finished runs to report on, found none; {missing[0]}")
         for name, design in designs.items():
@@ -79,7 +80,7 @@ class Findings:
             comparisons[name] = statistics.compare(design, reference)
         primary = next(name for name in wanted if name in designs)
         reference = baseline_treatment(designs[primary].treatments, baseline)
-        return cls(designs, comparisons, metrics.get(primary), reference, missing)
+        return cls(designs, comparisons, metrics.get(primary), reference, list(dict.fromkeys(missing)))
 
     def answer(self) -> list[str]:
         """Say in three sentences what came out; see :func:`labkit.analysis.answer.answer`."""

@@ -8,6 +8,7 @@ intervals; mean ranks depend on who else takes part (Benavoli, Corani and Mangil
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -47,6 +48,8 @@ class Blocks:
         Same shape as ``values``: the event did not happen within the run.
     dropped : int
         Blocks left out because a run of theirs is missing or failed.
+    absent : tuple of str
+        Treatments without a single finished run.
     """
 
     metric: Metric
@@ -55,6 +58,7 @@ class Blocks:
     strata: tuple[str, ...]
     censored: BoolArray
     dropped: int
+    absent: tuple[str, ...] = ()
 
     def column(self, treatment: str) -> FloatArray:
         """Return the values of one treatment, shape (n_blocks,)."""
@@ -126,6 +130,7 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
         tuple(str(scenario) for scenario in kept.index.get_level_values("scenario")),
         censored.loc[kept.index].to_numpy(bool),
         int((~complete).sum()),
+        tuple(sorted(set(treatments(runs)) - set(order))),
     )
 
 
@@ -412,11 +417,15 @@ def survival(times: FloatArray, censored: BoolArray, strata: Sequence[str]) -> S
         For the interval of the restricted mean.
     """
     curve = stats.ecdf(stats.CensoredData.right_censored(times, censored)).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
-        band = curve.confidence_interval(method="log-log") if not censored.all() else None
     share = np.asarray(curve.probabilities, dtype=np.float64)
-    low = np.nan_to_num(np.asarray(band.low.probabilities), nan=0.0) if band else share
-    high = np.nan_to_num(np.asarray(band.high.probabilities), nan=1.0) if band else share
+    low, high = share, share
+    if not censored.all():
+        with warnings.catch_warnings():
+            # Greenwood's formula has no value where nobody or everybody had the event; the band is closed there.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            band = curve.confidence_interval(method="log-log")
+        low = np.nan_to_num(np.asarray(band.low.probabilities, dtype=np.float64), nan=0.0)
+        high = np.nan_to_num(np.asarray(band.high.probabilities, dtype=np.float64), nan=1.0)
     return Survival(
         np.concatenate([[0.0], np.asarray(curve.quantiles, dtype=np.float64)]),
         np.concatenate([[1.0], share]),

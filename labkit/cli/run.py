@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
     parser.add_argument("--duration", metavar="30m", help="lab time (default: the scenario's)")
-    parser.add_argument("--tempo", type=int, metavar="1..15", help="lab seconds per second (default: 15)")
+    parser.add_argument("--tempo", type=int, metavar="1..15", help="lab seconds per second (default: 15, on sim 1)")
     parser.add_argument("--nodes", type=int, metavar="N", help="scale the scenario to so many nodes")
     parser.add_argument("--thresholds", metavar="LOW:HIGH", help="or a preset such as AsymmetricLow")
     parser.add_argument(
@@ -73,7 +73,7 @@ def _spec(args: argparse.Namespace) -> RunSpec:
     """Check everything that can be checked before anything starts."""
     from labkit import scoring
     from labkit.errors import InputError
-    from labkit.experiment import BACKENDS, BASELINES, SIM_ONLY, RunSpec, check_policy, policy_name
+    from labkit.experiment import BACKENDS, BASELINES, SIM_ONLY, RunSpec, check_policy, default_tempo, policy_name
     from labkit.names import MAX_TEMPO
     from labkit.scenario import load_scenario
     from labkit.units import parse_duration
@@ -105,7 +105,7 @@ def _spec(args: argparse.Namespace) -> RunSpec:
         label=args.algorithm,
         policy=policy,
         policy_name=policy_name(policy),
-        tempo=args.tempo or MAX_TEMPO,
+        tempo=args.tempo or default_tempo(args.backend),
         duration_seconds=duration,
         nodes=args.nodes,
     )

@@ -208,7 +208,7 @@ def migration_arcs(tables: Tables, ax: Axes) -> Axes:
     ax.add_collection(LineCollection(arcs, colors=colours, linewidths=1.5, alpha=0.85))
     dress(ax, title=f"{len(arcs)} migrations, from node to node", x=LAB_MINUTES, grid="y")
     ax.set_yticks(range(len(nodes)), nodes, fontsize=min(9.0, 320 / max(len(nodes), 1)))
-    ax.set_ylim(len(nodes) - 0.5, -0.5)
+    ax.set_ylim(max(len(nodes), 1) - 0.5, -0.5)
     ax.set_xlim(0, span)
     return ax
 

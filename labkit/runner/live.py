@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import papermill
 from papermill.exceptions import PapermillException
+from traitlets.config import Config
 
 from labkit import results
 from labkit.datafiles import data_path
@@ -87,6 +88,8 @@ def declared_parameters(notebook: Path) -> set[str]:
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a notebook by papermill; the executed copy is kept also when a cell fails.
 
+    The kernel talks over sockets in the file system: its default, TCP on loopback, is open to the machine's users.
+
     Raises
     ------
     ExperimentError
@@ -103,7 +106,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
     try:
         papermill.execute_notebook(
             str(notebook), str(output), parameters=dict(parameters), progress_bar=False, kernel_name="python3",
-            log_output=False,
+            log_output=False, config=Config({"KernelManager": {"transport": "ipc"}}),
         )  # fmt: skip
     except papermill.PapermillExecutionError as exc:
         raise LabError(f"cell {exc.exec_count} of {notebook.name} failed: {exc.ename}: {exc.evalue}") from exc

@@ -1,0 +1,141 @@
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from example_run import example_experiment
+
+from labkit import report, results
+from labkit.errors import ResultError
+
+ALGORITHMS = (
+    "none", "weighted_average", "ideal_point_positive_distance", "linear_amplified_ippd_k1", "linear_amplified_ippd_k3",
+    "linear_amplified_ippd_k3", "oracle",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made experiment with its report."""
+    path = tmp_path_factory.mktemp("results") / "made"
+    example_experiment(path, algorithms=ALGORITHMS, scenarios=("hot", "churny"), seeds=3)
+    report.write(path)
+    return path
+
+
+class Page(HTMLParser):
+    """The parts of a page that a test looks at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            assert values.get("alt")
+            self.images.append(values["src"] or "")
+        if tag == "a":
+            self.links.append(values["href"] or "")
+        if tag not in ("img", "meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_well_formed_and_needs_nothing_else(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.images) >= 10
+    for source in page.images:
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    assert not re.search(r'(src|href)="(https?:)?//', text)
+    assert "<script" not in text
+
+
+def test_links_of_the_report_lead_to_what_lies_beside_it(folder: Path) -> None:
+    for link in Page((folder / "report.html").read_text()).links:
+        assert (folder / link).exists(), link
+
+
+def test_the_report_says_question_answer_and_controls(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    assert "<h1>Does moving VMs help?</h1>" in text
+    assert re.search(r'id="answer">\s*<p>linear_amplified_ippd_k3 had the lowest hot spots', text)
+    assert "linear_amplified_ippd_k3 (again) equals linear_amplified_ippd_k3" in text
+    assert "linear_amplified_ippd_k1 equals ideal_point_positive_distance" in text
+
+
+def test_the_controls_come_out_right(folder: Path) -> None:
+    state, runs = results.read_experiment(folder)
+    found = report.controls(report.Findings.of(runs, state["metrics"], state["baseline"]))
+    assert {name: good for name, good, _ in found} == {
+        "linear_amplified_ippd_k3 (again) equals linear_amplified_ippd_k3": True,
+        "linear_amplified_ippd_k1 equals ideal_point_positive_distance": True,
+        "oracle is the good end": True,
+        "none is the bad end": True,
+    }
+
+
+def test_a_report_knows_when_it_is_out_of_date(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    assert not report.is_current(tmp_path)
+    report.write(tmp_path)
+    assert report.is_current(tmp_path)
+    _, runs = results.read_experiment(tmp_path)
+    results.write_table(tmp_path / results.RUNS_FILE, runs.assign(key="another"))
+    assert not report.is_current(tmp_path)
+
+
+def test_failed_runs_are_in_the_report_with_their_error(tmp_path: Path) -> None:
+    records = example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=2)
+    failed = records[0].failed("Traceback\nValueError: <the descheduler> died")
+    results.write_table(tmp_path / results.RUNS_FILE, results.collect([failed, *records[1:]]))
+    text = report.write(tmp_path).read_text()
+    assert "ValueError: &lt;the descheduler&gt; died" in text
+    assert "Runs that failed" in text
+
+
+def test_a_folder_without_an_experiment_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"wanted an experiment's folder .* found none in"):
+        report.write(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_browser_shows_every_image_without_a_complaint(folder: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("not run: no Chromium on this machine")
+    # The page has no script of its own; a copy with one reports what the browser made of it.
+    probe = (
+        "<script>addEventListener('load', () => { const images = [...document.images];"
+        "document.title = JSON.stringify({all: images.length, shown: images.filter(i => i.complete && i.naturalWidth"
+        " > 100).length, wide: document.documentElement.scrollWidth > innerWidth}); });</script></body>"
+    )
+    copy = folder / "probe.html"
+    copy.write_text((folder / "report.html").read_text().replace("</body>", probe))
+    common = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+              f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,900"]  # fmt: skip
+    dump = subprocess.run(
+        [*common, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    copy.unlink()
+    title = re.search(r"<title>(\{.*?\})</title>", dump.stdout)
+    assert title is not None
+    seen = json.loads(title[1].replace("&quot;", '"'))
+    assert seen == {"all": seen["all"], "shown": seen["all"], "wide": False}
+    assert seen["all"] >= 10
+    assert "CONSOLE" not in dump.stderr, dump.stderr
+    shot = tmp_path / "report.png"
+    subprocess.run([*common, f"--screenshot={shot}", (folder / "report.html").as_uri()],
+                   capture_output=True, timeout=120, check=True)  # fmt: skip
+    assert shot.stat().st_size > 20_000
