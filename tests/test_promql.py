@@ -190,6 +190,24 @@ def test_ambiguous_matches_are_refused(expr: str, message: str) -> None:
         Expression.compile(expr).instant(database, 0.0)
 
 
+@pytest.mark.parametrize("pattern", [r"(?=a)", r"(a)\1", "[[:alpha:]]", "a++", "(?<n>a)", "a(", r"\pL"])
+def test_pattern_that_go_and_python_read_differently_is_refused(pattern: str) -> None:
+    quoted = pattern.replace("\\", "\\\\")
+    with pytest.raises(RuleError, match="is not understood"):
+        Expression.compile(f'label_replace(x, "a", "", "b", "{quoted}")')
+
+
+@pytest.mark.parametrize("pattern", [r"\++", "[*+]", r"(.+):\d+", "(?i)A|b{2,3}?", r"\\\\1"])
+def test_pattern_that_both_read_alike_is_taken(pattern: str) -> None:
+    quoted = pattern.replace("\\", "\\\\")
+    assert Expression.compile(f'label_replace(x, "a", "", "b", "{quoted}")').selectors[0].name == "x"
+
+
+def test_label_replace_needs_a_label() -> None:
+    with pytest.raises(RuleError, match="wanted the name of a label as second argument"):
+        Expression.compile('label_replace(x, "", "", "b", "")')
+
+
 def test_topk_keeps_the_first_of_equals_and_lists_the_best_first() -> None:
     database = Database()
     database.append(0.0, "x", NODES, np.array([1.0, 2.0, 2.0]))

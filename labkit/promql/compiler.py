@@ -120,7 +120,7 @@ class Compiler:
             case ast.SubqueryExpr():
                 raise self._unsupported("subqueries", "record the inner expression by a rule of its own", r"\[[^\]]*:")
             case _:
-                raise self._unsupported(f"{type(node).__name__} here", "see docs/algorithms.md")
+                raise UnsupportedError("wanted an instant vector or a scalar, found a text", offset=0)
 
     def _unsupported(self, what: str, instead: str, pattern: str | None = None) -> UnsupportedError:
         offset = None if pattern is None else offset_of(pattern, self.text)

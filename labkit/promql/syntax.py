@@ -5,6 +5,7 @@ It names no positions, its enumerations cannot be hashed, and regular expression
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -40,7 +41,7 @@ _MATCH_OPERATORS: Final = (
 )
 _TOKENS: Final = re.compile(r"[\w:.]+|\S")
 _STRINGS: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`|#[^\n]*')
-_NOT_GO: Final = re.compile(r"\(\?(?:[=!>#]|<|P=|P>)|\\[1-9Z]|\[\[:|[*+?}]\+")
+_NOT_GO: Final = re.compile(r"(?<!\\)(?:\(\?(?:[=!>#<]|P[=>])|\\[1-9Z]|\[\[:|(?<!\[)[*+?}]\+)")
 """What Python's regular expressions know and Go's do not, or know otherwise."""
 
 
@@ -63,6 +64,7 @@ def match_operator(matcher: ast.Matcher) -> str:
     return next(text for kind, text in _MATCH_OPERATORS if kind == matcher.op)
 
 
+@functools.lru_cache(maxsize=256)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a regular expression of Go's syntax, to be matched in full.
 
