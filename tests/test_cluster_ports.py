@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from labkit.cluster.ports import LAB_PORTS, check_free, holder_of, is_free, taken_ports
+from labkit.cluster.ports import check_free, holder_of, is_free, lab_ports, taken_ports
 from labkit.errors import ClusterError
+from labkit.names import API_SERVER_PORT, EVICTION_WEBHOOK_PORT, EXPORTER_HOST_PORT, EXPORTER_PORT, PROMETHEUS_PORT
 
 ADDRESS = "127.0.0.99"
 
@@ -28,7 +29,9 @@ def test_taken_port_is_named_with_its_purpose_and_holder(taken: int) -> None:
 
 def test_port_taken_at_every_address_is_taken_here_too() -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
-        assert not is_free(ADDRESS, server.getsockname()[1])
+        port = server.getsockname()[1]
+        assert not is_free(ADDRESS, port)
+        assert f"(pid {os.getpid()})" in str(holder_of(ADDRESS, port))
 
 
 def test_port_taken_at_another_address_is_free_here(taken: int) -> None:
@@ -36,9 +39,10 @@ def test_port_taken_at_another_address_is_free_here(taken: int) -> None:
     assert taken_ports("127.0.0.98", {"prometheus": taken}) == []
 
 
-def test_nobody_holds_a_free_port(taken: int) -> None:
-    assert holder_of(taken) is not None
-    assert holder_of(1) is None
+def test_holder_is_the_one_at_this_address(taken: int) -> None:
+    assert f"(pid {os.getpid()})" in str(holder_of(ADDRESS, taken))
+    assert holder_of("127.0.0.98", taken) is None
+    assert holder_of(ADDRESS, 1) is None
 
 
 def test_address_of_no_interface_is_a_clear_error() -> None:
@@ -47,5 +51,7 @@ def test_address_of_no_interface_is_a_clear_error() -> None:
 
 
 def test_every_port_of_the_lab_is_asked_for_once_and_below_the_ephemeral_ones() -> None:
-    assert len(set(LAB_PORTS.values())) == len(LAB_PORTS)
-    assert all(1024 < port < 32768 for port in LAB_PORTS.values())
+    ports = list(lab_ports().values())
+    assert len(set(ports)) == len(ports)
+    assert all(1024 < port < 32768 for port in ports)
+    assert {PROMETHEUS_PORT, EXPORTER_PORT, EXPORTER_HOST_PORT, EVICTION_WEBHOOK_PORT, API_SERVER_PORT} <= set(ports)

@@ -22,7 +22,7 @@ from labkit.cluster import controlplane, manifests, tools
 from labkit.cluster.component import Component, Lock, SupervisorState, read_state, write_components
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names
 from labkit.cluster.pki import Authority, Pair
-from labkit.cluster.ports import check_free
+from labkit.cluster.ports import check_free, lab_ports
 from labkit.cluster.running import RunningLab
 from labkit.cluster.supervisor import is_open
 from labkit.errors import ClusterError, ComponentError, InputError, LabError, NotReadyError
@@ -78,7 +78,7 @@ def up(
         record = _new_record(folder, config) if new else _known_record(folder, config)
         try:
             if new:
-                check_free(config.address)
+                check_free(config.address, lab_ports())
                 _remove_old_state(folder)
                 controlplane.write_identities(folder, config.address)
                 folder.write_record(record)

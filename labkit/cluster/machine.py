@@ -17,7 +17,7 @@ from typing import Any, Final
 from labkit.cluster import toolbuild, tools
 from labkit.cluster.config import LabConfig, cache_home, state_home
 from labkit.cluster.hostnode.sandbox import find_bubblewrap
-from labkit.cluster.ports import taken_ports
+from labkit.cluster.ports import lab_ports, taken_ports
 from labkit.errors import ClusterError, ToolError
 
 STATE_GIB: Final = 2.0
@@ -109,7 +109,7 @@ def check_ports(address: str, *, lab_is_up: bool) -> Check:
     if lab_is_up:
         return Check("ports", "ok", f"the lab itself listens at {address}")
     try:
-        taken = taken_ports(address)
+        taken = taken_ports(address, lab_ports())
     except ClusterError as error:
         return Check("ports", "problem", str(error), "labkit up --address 127.0.0.1")
     if not taken:

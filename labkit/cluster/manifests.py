@@ -70,7 +70,7 @@ _FIRST: Final = (
 )
 _LAST: Final = ("PrometheusRule", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 """Rules before the webhook that checks them: on a new lab nobody answers for it yet."""
-_WORKLOADS: Final = ("Deployment",)
+WORKLOADS: Final = ("Deployment",)
 _WEBHOOKS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 _PARALLEL: Final = 8
 
@@ -150,7 +150,7 @@ def for_local_lab(objects: Sequence[Object], config: LabConfig, *, epoch: float,
         Signs the webhooks' certificates and the API server's client certificate.
     """
     patched = [copy.deepcopy(obj) for obj in objects]
-    namespaces = sorted({obj["metadata"]["namespace"] for obj in patched if obj["kind"] in _WORKLOADS})
+    namespaces = sorted({obj["metadata"]["namespace"] for obj in patched if obj["kind"] in WORKLOADS})
     extra = [lab_config_map(namespace, config, epoch=epoch) for namespace in namespaces]
     extra.append(host_node())
     served: set[tuple[str, str]] = set()
@@ -244,7 +244,7 @@ def _port_behind(objects: Sequence[Object], reference: Object) -> int:
         return target
     selector = service["spec"]["selector"].items()
     for obj in objects:
-        if obj["kind"] in _WORKLOADS and selector <= obj["spec"]["template"]["metadata"]["labels"].items():
+        if obj["kind"] in WORKLOADS and selector <= obj["spec"]["template"]["metadata"]["labels"].items():
             for container in obj["spec"]["template"]["spec"]["containers"]:
                 for port in container.get("ports", ()):
                     if port.get("name") == target:

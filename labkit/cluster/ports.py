@@ -5,34 +5,37 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from labkit.cluster import manifests
 from labkit.cluster.controlplane import PORTS
 from labkit.errors import ClusterError
-from labkit.names import (
-    ETCD_PEER_PORT,
-    EVICTION_WEBHOOK_PORT,
-    EXPORTER_HOST_PORT,
-    EXPORTER_PORT,
-    PROMETHEUS_PORT,
-    RULE_LOADER_PORT,
-)
+from labkit.names import ETCD_PEER_PORT
 
 LISTENING: Final = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
-LAB_PORTS: Final[Mapping[str, int]] = {
-    **PORTS,
-    "etcd (peers)": ETCD_PEER_PORT,
-    "prometheus": PROMETHEUS_PORT,
-    "exporter": EXPORTER_PORT,
-    "exporter (host port)": EXPORTER_HOST_PORT,
-    "eviction webhook": EVICTION_WEBHOOK_PORT,
-    "rule loader": RULE_LOADER_PORT,
-}
-"""What must be free on the lab's address before it is brought up."""
+
+def lab_ports() -> dict[str, int]:
+    """Return what must be free on a lab's address before it is brought up: the control plane's and the add-ons' ports.
+
+    Raises
+    ------
+    InputError
+        If a manifest cannot be read.
+    """
+    ports = {**PORTS, "etcd (peers)": ETCD_PEER_PORT}
+    for obj in manifests.load():
+        if obj["kind"] not in manifests.WORKLOADS:
+            continue
+        for container in obj["spec"]["template"]["spec"]["containers"]:
+            for port in container.get("ports") or ():
+                for number in {port["containerPort"], port.get("hostPort", port["containerPort"])} - {*ports.values()}:
+                    ports[f"{container['name']} {number}"] = int(number)
+    return ports
 
 
 def is_free(address: str, port: int) -> bool:
@@ -52,9 +55,9 @@ def is_free(address: str, port: int) -> bool:
     return True
 
 
-def holder_of(port: int) -> str | None:
-    """Return name and id of a process of this user's that listens on a port at any address, or None if unknown."""
-    inodes = {inode for table in ("tcp", "tcp6") for inode in _listening_inodes(Path("/proc/net") / table, port)}
+def holder_of(address: str, port: int) -> str | None:
+    """Return name and id of the process that listens there, or at every address; None if that cannot be seen."""
+    inodes = {inode for table in ("tcp", "tcp6") for inode in _listening_inodes(table, address, port)}
     if not inodes:
         return None
     wanted = {f"socket:[{inode}]" for inode in inodes}
@@ -70,7 +73,7 @@ def holder_of(port: int) -> str | None:
     return None
 
 
-def check_free(address: str, ports: Mapping[str, int] = LAB_PORTS) -> None:
+def check_free(address: str, ports: Mapping[str, int]) -> None:
     """Check that a lab can have its ports.
 
     Raises
@@ -86,21 +89,24 @@ def check_free(address: str, ports: Mapping[str, int] = LAB_PORTS) -> None:
         )
 
 
-def taken_ports(address: str, ports: Mapping[str, int] = LAB_PORTS) -> list[str]:
+def taken_ports(address: str, ports: Mapping[str, int]) -> list[str]:
     """Return a description of each port that is taken."""
     return [
-        f"{port} (for {purpose}) by {holder_of(port) or 'a process of another user'}"
+        f"{port} (for {purpose.removesuffix(f' {port}')}) by {holder_of(address, port) or 'a process of another user'}"
         for purpose, port in ports.items()
         if not is_free(address, port)
     ]
 
 
-def _listening_inodes(table: Path, port: int) -> Iterable[str]:
+def _listening_inodes(table: str, address: str, port: int) -> Iterable[str]:
     try:
-        lines = table.read_text().splitlines()[1:]
+        lines = Path("/proc/net", table).read_text().splitlines()[1:]
     except OSError:
         return
+    # The kernel prints an address as the number that its four bytes are to this machine.
+    here = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}"
     for line in lines:
         fields = line.split()
-        if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+        host, _, number = fields[1].rpartition(":")
+        if fields[3] == LISTENING and int(number, 16) == port and (host == here or not int(host, 16)):
             yield fields[9]
