@@ -92,7 +92,7 @@ def test_configuration_is_read_with_defaults(tmp_path: Path) -> None:
     path = tmp_path / "hostnode.json"
     path.write_text(json.dumps(config_values(static_dir_prometheus=None)))
     config = read_config(path)
-    assert config.search_path == "/p:/t"
+    assert config.search_path == "/p:/t:/usr/local/bin:/usr/bin:/bin"
     assert config.cluster_domain == "cluster.local"
     assert config.static_dir_prometheus == ""
     assert config.node_port == 20247
@@ -158,10 +158,10 @@ def test_ordinary_pod_is_accepted() -> None:
             ["spec.containers[0].livenessProbe.grpc"],
         ),
         (
-            {"containers": [{"name": "a"}, {"name": "b", "env": [{"valueFrom": {"resourceFieldRef": {"resource": "r"}}}]}]},
+            {"containers": [{"name": "a"}, {"name": "b", "env": [{"valueFrom": {"resourceFieldRef": {"a": "b"}}}]}]},
             ["spec.containers[1].env[0].valueFrom.resourceFieldRef"],
         ),
-        ({"activeDeadlineSeconds": 3, "hostAliases": [{"ip": "::1"}]}, ["spec.activeDeadlineSeconds", "spec.hostAliases"]),
+        ({"hostUsers": True, "hostAliases": [{"ip": "::1"}]}, ["spec.hostUsers", "spec.hostAliases"]),
     ],
     ids=["pid", "host-path", "grpc", "resource-field", "two"],
 )  # fmt: skip
@@ -362,22 +362,29 @@ class FakeKube:
         self.config_maps: dict[str, dict[str, str]] = {}
         self.error: KubeError | None = None
         self.tokens = 0
+        self.requests = 0
         self.calls: list[tuple[str, Any]] = []
 
     def _check(self) -> None:
         if self.error is not None:
             raise self.error
 
-    def find(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+    def request(self, method: str, path: str, *, body: Any = None, timeout_seconds: float = 0) -> dict[str, Any]:
+        self.requests += 1
         self._check()
-        data = self.config_maps.get(name)
-        return None if data is None else {"data": data}
+        name = path.rpartition("/")[2]
+        if method == "POST":
+            self.calls.append(("POST", body))
+            self.tokens += 1
+            return {"status": {"token": f"token-{self.tokens}"}}
+        if name not in self.config_maps:
+            raise KubeError("not found", status=404)
+        return {"data": self.config_maps[name]}
 
     def create(self, resource: Any, obj: Any, namespace: str | None = None, **options: Any) -> dict[str, Any]:
         self._check()
         self.calls.append(("create", obj))
-        self.tokens += 1
-        return {"status": {"token": f"token-{self.tokens}"}}
+        return {}
 
     def patch(
         self, resource: Any, name: str, patch: Any, namespace: str | None = None, **options: Any
@@ -408,8 +415,11 @@ def test_volumes_hold_what_they_held_while_the_server_is_away(tmp_path: Path) ->
     volumes = pod_volumes(kube, tmp_path)
     volumes.fill()
     kube.error = KubeError("away", status=0)
+    requests = kube.requests
+    volumes.fill()
     volumes.fill()
     assert (tmp_path / "cm" / "a").read_text() == "1"
+    assert kube.requests == requests + 1  # the second time nobody is asked: each question may take seconds
     with pytest.raises(KubeError, match="away"):
         pod_volumes(kube, tmp_path).fill()
 
@@ -994,7 +1004,7 @@ def test_restarts_are_paused_as_the_kubelet_does() -> None:
 
 def test_retries_begin_with_a_pause() -> None:
     backoff = retry_backoff()
-    assert [backoff.failed(0.0) for _ in range(7)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert [backoff.failed(0.0) for _ in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
 
 
 # --- status ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -387,7 +388,11 @@ def test_failing_liveness_probe_restarts_the_container(cluster: Cluster) -> None
     cluster.kube.create(PODS, pod_of("sick", spec_of(container, volumes=[volume])))
     pod = cluster.wait_pod("sick", lambda pod: status_of(pod).get("restartCount") == 1, "a restart")
     assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 143
+    ended = status_of(pod)["lastState"]["terminated"]
+    lived = [datetime.fromisoformat(ended[name]).timestamp() for name in ("startedAt", "finishedAt")]
+    assert lived[1] - lived[0] >= 2  # it was well until the file came
     wait_until(lambda: "Unhealthy" in cluster.events("sick"), timeout_seconds=5, what="the event")
+    assert cluster.events("sick")["Unhealthy"] == "Liveness probe failed: command exited with 1"
     assert cluster.events("sick")["Killing"] == "Container main failed liveness probe, will be restarted"
     cluster.kubectl("delete", "pod", "sick")
 
@@ -419,6 +424,28 @@ def test_killed_agent_leaves_no_second_copy(web: Cluster) -> None:
     assert status_of(pod)["lastState"]["terminated"]["reason"] == "ContainerStatusUnknown"
     assert listeners(web.lab.address, PORT) == 1
     assert web.kubectl("logs", name, "-p")
+
+
+def test_container_is_restarted_while_the_api_server_is_away(web: Cluster) -> None:
+    # Settled first: a second death within ten minutes would be paused for, which is not what this is about.
+    web.kubectl("rollout", "restart", "deployment/web")
+    web.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
+    pod = web.pods("web")[0]
+    name, count = pod["metadata"]["name"], status_of(pod)["restartCount"]
+    state = read_state(web.lab.folder.status_file)
+    assert state is not None
+    server_pid = state.components["kube-apiserver"].pid
+    assert server_pid is not None
+    os.kill(server_pid, signal.SIGSTOP)
+    try:
+        os.kill(_process_listening(web.lab.address, PORT), signal.SIGKILL)
+        wait_until(lambda: listeners(web.lab.address, PORT) == 0, timeout_seconds=5, what="the process to end")
+        # A server that does not answer is taken for away after five seconds.
+        wait_until(lambda: answers(web.lab.address, PORT), timeout_seconds=20, what="the container to be back")
+    finally:
+        os.kill(server_pid, signal.SIGCONT)
+    pod = web.wait_pod(name, lambda pod: status_of(pod)["restartCount"] == count + 1 and is_ready(pod), "the status")
+    assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 137
 
 
 def _process_listening(address: str, port: int) -> int:

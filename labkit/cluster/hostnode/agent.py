@@ -190,11 +190,9 @@ class Agent:
 
     def _remove_strangers(self) -> None:
         """Remove files of pods that went while no agent ran."""
-        known = {pod["metadata"]["uid"] for pod in self._pods.items()}
-        for folder in (self._state / "pods").glob("*"):
-            if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
-        for folder in self._logs.glob("*_*_*"):
+        folders = [*(self._state / "pods").glob("*"), *self._logs.glob("*_*_*")]
+        known = {pod["metadata"]["uid"] for pod in self._pods.items()}  # after looking: a new pod's are not strangers
+        for folder in folders:
             if folder.name.rpartition("_")[2] not in known:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 RESTART_FIRST_SECONDS: Final = 10.0
 RESTART_MAX_SECONDS: Final = 300.0
-RETRY_FIRST_SECONDS: Final = 0.5
+RETRY_FIRST_SECONDS: Final = 0.2
 """For what usually comes within a moment: a ConfigMap made after the pod, a port about to become free."""
 RETRY_MAX_SECONDS: Final = 10.0
 

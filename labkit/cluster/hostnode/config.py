@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from labkit.errors import InputError
+
+SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class AgentConfig:
 
     @property
     def search_path(self) -> str:
-        """Return PATH as containers see it."""
-        return ":".join(dict.fromkeys((*self.path, self.tools_dir)))
+        """Return PATH as containers see it: the lab's programs, then the host's."""
+        return ":".join(dict.fromkeys((*self.path, self.tools_dir, *SYSTEM_PATH)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AgentConfig:

@@ -395,7 +395,12 @@ class Container:
         action = spec.action
         address = self._node.config.address
         if "exec" in action:
-            return check_exec(life.main_pid(), action["exec"]["command"], self._environment, spec.timeout_seconds)
+            return check_exec(
+                life.wait_main_pid(spec.timeout_seconds),
+                action["exec"]["command"],
+                self._environment,
+                spec.timeout_seconds,
+            )
         ask, details = (check_http, action["httpGet"]) if "httpGet" in action else (check_tcp, action["tcpSocket"])
         port = port_number(self._spec, details["port"])
         if port is None:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from labkit.clock import Clock
+from labkit.clock import Clock, wait_until
 from labkit.cluster.hostnode.leftovers import child_processes, write_down
 from labkit.cluster.hostnode.logs import ContainerLog, LineSplitter, now_nanoseconds
 from labkit.cluster.hostnode.spawner import Spawner
+from labkit.errors import NotReadyError
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,15 @@ class Life:
         """Return the host's number of the container's own process, None if it is not there (any more)."""
         children = child_processes(self._init_pid) if self._init_pid else []
         return children[0] if children else None
+
+    def wait_main_pid(self, timeout_seconds: float) -> int | None:
+        """Return :meth:`main_pid`, waiting for it while the container's root is still being built."""
+        try:
+            return wait_until(
+                self.main_pid, timeout_seconds=timeout_seconds, what="the container's process", poll_seconds=0.02
+            )
+        except NotReadyError:
+            return None
 
     def terminate(self) -> None:
         """Ask the container's own process to end (SIGTERM)."""

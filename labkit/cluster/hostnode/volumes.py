@@ -29,6 +29,9 @@ Object = Mapping[str, Any]
 SERVICE_ACCOUNTS: Final = Resource("", "v1", "serviceaccounts")
 TOKEN_LIFE_USED: Final = 0.8
 """A token is renewed when this share of its life is over."""
+PATIENCE_SECONDS: Final = 5.0
+"""An API server that has not answered for so long is taken for away: a container may be waiting to come back."""
+AWAY_SECONDS: Final = 10.0
 _KINDS: Final = {"configmap": CONFIG_MAPS, "secret": SECRETS}
 _DATA: Final = "..data"
 FORBIDDEN: Final = 403
@@ -66,6 +69,7 @@ class PodObjects:
         self._uid: str = pod["metadata"]["uid"]
         self._account: str = pod["spec"].get("serviceAccountName") or "default"
         self._tokens: dict[tuple[str, int], _Token] = {}
+        self._away_until = float("-inf")
         self._known: dict[tuple[str, str], dict[str, bytes] | None] = {}
 
     def files(self, kind: str, name: str) -> dict[str, bytes] | None:
@@ -73,12 +77,17 @@ class PodObjects:
 
         While the API server is away they are as last seen: a container that dies then must come back all the same.
         """
+        if (kind, name) in self._known and self._is_away():
+            return self._known[kind, name]
+        path = _KINDS[kind].path(self._namespace, name)
         try:
-            obj = self._kube.find(_KINDS[kind], name, self._namespace)
+            obj: dict[str, Any] | None = self._kube.request("GET", path, timeout_seconds=PATIENCE_SECONDS)
         except KubeError as error:
-            if _is_away(error) and (kind, name) in self._known:
+            obj = None
+            if self._notice(error) and (kind, name) in self._known:
                 return self._known[kind, name]
-            raise
+            if error.status != NOT_FOUND:
+                raise
         files = None if obj is None else object_data(obj | {"kind": "Secret" if kind == "secret" else "ConfigMap"})
         self._known[kind, name] = files
         return files
@@ -92,7 +101,7 @@ class PodObjects:
         """Return a token bound to the pod; a new one when the last grows old."""
         known = self._tokens.get((audience, seconds))
         now = self._clock.monotonic()
-        if known is not None and now < known.renew_at:
+        if known is not None and (now < known.renew_at or self._is_away()):
             return known.text
         spec: dict[str, Any] = {
             "expirationSeconds": seconds,
@@ -101,17 +110,26 @@ class PodObjects:
         if audience:
             spec["audiences"] = [audience]
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        path = SERVICE_ACCOUNTS.path(self._namespace, self._account, "token")
         try:
-            answer = self._kube.create(
-                SERVICE_ACCOUNTS, request, self._namespace, name=self._account, subresource="token"
-            )
+            answer = self._kube.request("POST", path, body=request, timeout_seconds=PATIENCE_SECONDS)
         except KubeError as error:
-            if _is_away(error) and known is not None:
+            if self._notice(error) and known is not None:
                 return known.text
             raise
         text: str = answer["status"]["token"]
         self._tokens[audience, seconds] = _Token(text, now + TOKEN_LIFE_USED * seconds)
         return text
+
+    def _is_away(self) -> bool:
+        return self._clock.monotonic() < self._away_until
+
+    def _notice(self, error: KubeError) -> bool:
+        """Return whether the API server is away; what is known is then used for a while without asking."""
+        away = error.status == 0 or error.status == 429 or error.status >= 500
+        if away:
+            self._away_until = self._clock.monotonic() + AWAY_SECONDS
+        return away
 
 
 class PodVolumes:
@@ -202,10 +220,6 @@ class PodVolumes:
                 Mount(str(source), wanted["mountPath"], read_only=not writable or bool(wanted.get("readOnly")))
             )
         return mounts
-
-
-def _is_away(error: KubeError) -> bool:
-    return error.status == 0 or error.status == 429 or error.status >= 500
 
 
 def write_files(folder: Path, files: Files) -> None:
