@@ -73,6 +73,7 @@ _LAST: Final = ("PrometheusRule", "MutatingWebhookConfiguration", "ValidatingWeb
 WORKLOADS: Final = ("Deployment",)
 _WEBHOOKS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 _PARALLEL: Final = 8
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it was built
 
 
 def load() -> list[Object]:
@@ -101,7 +102,7 @@ def read(file: Path) -> list[Object]:
         If it is no YAML or an object lacks kind, version or name.
     """
     try:
-        documents = [document for document in yaml.safe_load_all(file.read_text()) if document is not None]
+        documents = [document for document in yaml.load_all(file.read_text(), Loader=_LOADER) if document is not None]
     except (OSError, yaml.YAMLError) as exc:
         raise InputError(f"wanted Kubernetes objects in {file}, found: {exc}") from exc
     objects: list[Object] = []
