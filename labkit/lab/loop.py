@@ -111,6 +111,7 @@ class Loop:
         self._lab: RunningLab | None = None
         self._brought_up = False
         self._ended: float | None = None
+        self._seen = 0
 
     @property
     def tempo(self) -> int:
@@ -234,7 +235,7 @@ class Loop:
         """Play a scenario from its start; see the module's text."""
         began = WALL_CLOCK.monotonic()
         tell = progress or (lambda _: None)
-        self._ended = None
+        self._ended, self._seen = None, 0
         stop_descheduling(self._kube)
         self._clear()
         query = get(DEFAULT_ALGORITHM if algorithm == "none" else algorithm).record
@@ -319,14 +320,22 @@ class Loop:
         )
 
     def _migrations_so_far(self) -> int:
-        return sum(1 for entry in self._migration_records() if entry.get("outcome") == "succeeded")
+        """Return what progress shows; a pod manager that is just being restarted does not end a run."""
+        try:
+            records = self._migration_records(retries=0)
+        except ComponentError as error:
+            logger.info("%s", error)
+        else:
+            self._seen = sum(1 for entry in records if entry.get("outcome") == "succeeded")
+        return self._seen
 
-    def _migration_records(self) -> list[dict[str, Any]]:
+    def _migration_records(self, *, retries: int = 10) -> list[dict[str, Any]]:
         import urllib3
 
         url = f"{self.lab.url(POD_MANAGER_PORT)}/migrations"
+        patience = urllib3.Retry(retries, backoff_factor=0.1, backoff_max=2.0, status_forcelist=(503,))
         try:
-            answer = urllib3.request("GET", url, timeout=10.0, retries=3)
+            answer = urllib3.request("GET", url, timeout=10.0, retries=patience)
             entries: list[dict[str, Any]] = answer.json()["migrations"]
         except (urllib3.exceptions.HTTPError, ValueError, KeyError) as exc:
             raise ComponentError(f"wanted the migrations from {url}, found: {exc}", component="pod-manager") from exc

@@ -1,0 +1,159 @@
+"""Everything is killed once while the loop runs; no invariant is ever violated, and the loop does its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from invariants import Invariants
+
+from labkit import Lab, cluster
+from labkit.clock import wait_until
+from labkit.cluster import RunningLab
+from labkit.cluster.local import supervisor_state
+from labkit.lab import Progress, Run
+from labkit.names import DESCHEDULER_NAMESPACE, EXPORTER_PORT, MONITORING_NAMESPACE
+
+pytestmark = pytest.mark.live
+
+PROCESSES = ("kube-scheduler", "kwok", "kube-controller-manager", "host-node-agent", "etcd", "kube-apiserver")
+ADDONS = (
+    (MONITORING_NAMESPACE, "eviction-webhook", "services.eviction_webhook"),
+    (MONITORING_NAMESPACE, "pod-manager", "services.pod_manager"),
+    (MONITORING_NAMESPACE, "metrics-exporter", "services.exporter"),
+    (MONITORING_NAMESPACE, "vm-controller", "services.vm_controller"),
+    (MONITORING_NAMESPACE, "scenario-controller", "services.scenario_controller"),
+    (MONITORING_NAMESPACE, "scorer", "services.scorer"),
+    (MONITORING_NAMESPACE, "prometheus", "prometheus --config.file"),
+    (DESCHEDULER_NAMESPACE, "descheduler", "descheduler --policy-config-file"),
+)
+DURATION = "30m"
+SECONDS_TO_REPAIR = 45.0
+
+
+class Playing:
+    """A run in a thread of its own, and how far it is."""
+
+    def __init__(self, lab: RunningLab) -> None:
+        self._lab = lab
+        self._thread = threading.Thread(target=self._play, name="run", daemon=True)
+        self.progress: Progress | None = None
+        self.run: Run | None = None
+        self.error: BaseException | None = None
+
+    def start(self) -> Playing:
+        self._thread.start()
+        wait_until(self.is_running, timeout_seconds=120, what="the run to begin")
+        return self
+
+    def is_running(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return self.progress is not None and self.progress.phase == "running"
+
+    def result(self) -> Run:
+        self._thread.join(timeout=240)
+        if self.error is not None:
+            raise self.error
+        assert self.run is not None, "the run did not end"
+        return self.run
+
+    def _play(self) -> None:
+        try:
+            with Lab(backend=self._lab.backend, name=self._lab.name) as lab:
+                lab.apply("quickstart", seed=3)
+                lab.use("linear_amplified_ippd_k3")
+                self.run = lab.run(DURATION, progress=self._tell)
+        except BaseException as error:
+            self.error = error
+
+    def _tell(self, progress: Progress) -> None:
+        self.progress = progress
+
+
+def process(lab: RunningLab, component: str) -> tuple[int | None, int]:
+    """Return a component's process and how often it was started again, as the supervisor knows it."""
+    state = supervisor_state(lab.folder)
+    assert state is not None
+    return state.components[component].pid, state.components[component].restarts
+
+
+def unhealthy(lab: RunningLab) -> list[str]:
+    return [f"{entry.component} {entry.health}" for entry in cluster.status(lab.name) if entry.health != "ok"]
+
+
+def kill_addon(lab: RunningLab, words: str) -> int:
+    """Kill the processes of a container of this lab, whose root is a folder of the lab; return how many there were."""
+    mark = f"LAB_LISTEN_ADDRESS={lab.address}".encode()
+    killed = 0
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                command = stream.read().replace(b"\0", b" ").decode(errors="replace")
+            with open(f"/proc/{entry}/environ", "rb") as stream:
+                ours = mark in stream.read().split(b"\0")
+        except OSError:
+            continue
+        if ours and words in command and "bwrap" not in command:
+            os.kill(int(entry), signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+@pytest.fixture(scope="module")
+def survivor(lab: RunningLab) -> Iterator[Run]:
+    """Play a run, and kill each component once while it is played."""
+    watch = Invariants(
+        lab.kube,
+        exporter_url=lab.url(EXPORTER_PORT),
+        audit_log=lab.folder.audit_log,
+        # While its writer is dead a difference stays as it is.
+        lasting_seconds=SECONDS_TO_REPAIR,
+        without_pod_seconds=SECONDS_TO_REPAIR,
+    )
+    playing = Playing(lab).start()
+    with watch:
+        for component in PROCESSES:
+            pid, before = process(lab, component)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            wait_until(
+                lambda component=component, before=before: process(lab, component)[1] > before,
+                timeout_seconds=SECONDS_TO_REPAIR,
+                what=f"{component} to be started anew",
+            )
+            wait_until(
+                lambda: not unhealthy(lab),
+                timeout_seconds=SECONDS_TO_REPAIR,
+                what=f"everything to be well after {component} was killed",
+                found=lambda: str(unhealthy(lab)),
+            )
+        for namespace, app, words in ADDONS:
+            assert kill_addon(lab, words) > 0, f"no process of {app} was there to be killed"
+            wait_until(
+                lambda namespace=namespace, app=app: f"{namespace}/{app}" not in " ".join(unhealthy(lab)),
+                timeout_seconds=SECONDS_TO_REPAIR,
+                what=f"{app} to be ready again",
+            )
+        yield playing.result()
+
+
+def test_the_loop_did_its_work_all_the_same(survivor: Run) -> None:
+    assert survivor.summary["migrations"] >= 4
+    assert survivor.summary["cpu_stddev_final"] < 0.5 * survivor.summary["cpu_stddev_initial"]
+
+
+def test_no_vm_was_lost(lab: RunningLab, survivor: Run) -> None:
+    with Lab(backend=lab.backend, name=lab.name) as door:
+        vms = door.vms()
+    assert len(vms) == survivor.summary["vms"] == 50
+    assert (vms["node"] != "").all()
+
+
+def test_everything_is_well_in_the_end(lab: RunningLab, survivor: Run) -> None:
+    wait_until(lambda: not unhealthy(lab), timeout_seconds=60, what="all components", found=lambda: str(unhealthy(lab)))
