@@ -7,7 +7,7 @@ it would accept and a user should know comes back as notes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +16,13 @@ import numpy as np
 from labkit import engines
 from labkit.clock import WALL_CLOCK
 from labkit.errors import InputError, RuleError
+from labkit.load import pressure
 from labkit.model import FloatArray, Snapshot
 from labkit.scoring import Algorithm
 
 LARGE_CLUSTER: Final = 1000
 RANDOM_CLUSTERS: Final = 40
+ORDINARY_CLUSTERS: Final = 20
 POINT: Final = 0.01
 """The descheduler's resolution."""
 
@@ -62,6 +64,15 @@ def clusters() -> Iterator[tuple[str, Snapshot]]:
         yield f"random cluster {number}", _cluster(load)
 
 
+def ordinary_clusters(count: int) -> Iterator[Snapshot]:
+    """Yield clusters of ten nodes as one meets them: use around one half, spread 0.12, and the pressure it causes."""
+    rng = np.random.default_rng(7)
+    for _ in range(count):
+        usage = np.clip(rng.normal(0.5, 0.12, (10, 2)), 0.0, 1.0).round(4)
+        cpu_pressure, memory_pressure = pressure(usage).round(4).T
+        yield _cluster(np.stack([usage[:, 0], cpu_pressure, usage[:, 1], memory_pressure], axis=1))
+
+
 def examine(algorithm: Algorithm) -> Fitness:
     """Try an algorithm.
 
@@ -71,16 +82,17 @@ def examine(algorithm: Algorithm) -> Fitness:
         What the descheduler would refuse, and in which cluster.
     """
     engine: engines.Engine = "reference" if algorithm.computed_by == "scorer" else "promql"
+    ordinary = [("an ordinary cluster", snapshot) for snapshot in ordinary_clusters(ORDINARY_CLUSTERS)]
     tried: list[tuple[Snapshot, FloatArray]] = []
     for form in algorithm.records:
-        for what, snapshot in clusters():
+        for what, snapshot in (*clusters(), *ordinary):
             try:
                 found = engines.scores([algorithm], snapshot, engine=engine, form=form)[algorithm.name]
             except InputError as error:
                 raise type(error)(f"{error} (tried on {what})") from error
             tried.append((snapshot, np.array([found[node] for node in snapshot.nodes])))
     _same_under_renaming(algorithm, engine)
-    return Fitness(len(tried), _seconds(algorithm), tuple(_notes(tried)))
+    return Fitness(len(tried), _seconds(algorithm), tuple(_notes(tried[-len(ordinary) :])))
 
 
 def _cluster(load: FloatArray | list[tuple[float, ...]]) -> Snapshot:
@@ -110,25 +122,53 @@ def _seconds(algorithm: Algorithm) -> float:
     return WALL_CLOCK.monotonic() - start
 
 
-def _notes(tried: list[tuple[Snapshot, FloatArray]]) -> Iterator[str]:
-    many = [(snapshot, score) for snapshot, score in tried if len(score) >= 3]
-    uneven = [(snapshot, score) for snapshot, score in many if np.ptp(score) > 0.0]
-    if not uneven:
+@dataclass(frozen=True)
+class Behaviour:
+    """What an algorithm's scores did on uneven clusters.
+
+    Parameters
+    ----------
+    uneven : int
+        Clusters of three or more nodes in which scores differed.
+    ten_points : int
+        Those in which a node was at least ten points above the mean score.
+    idle_above : int
+        Those in which the least loaded node was above the mean score.
+    always_one : bool
+        Whether some node had 1 in each of them.
+    """
+
+    uneven: int
+    ten_points: int
+    idle_above: int
+    always_one: bool
+
+
+def behaviour(tried: Sequence[tuple[Snapshot, FloatArray]]) -> Behaviour:
+    """Count what scores did; ``tried`` are clusters and their scores."""
+    uneven = [(snapshot, score) for snapshot, score in tried if len(score) >= 3 and np.ptp(score) > 0.0]
+    return Behaviour(
+        len(uneven),
+        sum(bool(np.any(score >= score.mean() + 0.1)) for _, score in uneven),
+        sum(bool(score[snapshot.load_ratio.sum(axis=1).argmin()] > score.mean() + POINT) for snapshot, score in uneven),
+        all(score.max() == 1.0 for _, score in uneven),
+    )
+
+
+def _notes(tried: Sequence[tuple[Snapshot, FloatArray]]) -> Iterator[str]:
+    seen = behaviour(tried)
+    if not seen.uneven:
         yield "every node of a cluster always has the same score: the descheduler will never act on it"
         return
-    if all(score.max() == 1.0 for _, score in uneven):
+    if seen.always_one:
         yield "the most loaded node always has 1, so a nearly balanced cluster looks like an uneven one"
-    reached = sum(bool(np.any(score >= score.mean() + 0.1)) for _, score in uneven)
-    if reached < len(uneven) / 2:
+    if seen.ten_points < seen.uneven / 2:
         yield (
-            f"a node was ten points above the mean in only {reached} of {len(uneven)} uneven clusters: "
+            f"a node was ten points above the mean in only {seen.ten_points} of {seen.uneven} uneven clusters: "
             "use smaller thresholds or amplify it"
         )
-    idle_first = sum(
-        bool(score[snapshot.load_ratio.sum(axis=1).argmin()] > score.mean() + POINT) for snapshot, score in uneven
-    )
-    if idle_first > len(uneven) / 4:
+    if seen.idle_above > seen.uneven / 4:
         yield (
-            f"the least loaded node was above the mean score in {idle_first} of {len(uneven)} uneven clusters: "
+            f"the least loaded node was above the mean score in {seen.idle_above} of {seen.uneven} uneven clusters: "
             "the descheduler would evict from idle nodes"
         )
