@@ -10,6 +10,7 @@ import gc
 import itertools
 import multiprocessing
 import queue
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,7 @@ from labkit.load import curve_json, parse_curve
 from labkit.units import GIB
 from services.exporter.__main__ import mirror
 from services.exporter.app import create_app
+from services.exporter.counters import CounterFile
 from services.exporter.logic import Fleet
 from services.exporter.metrics import METRICS
 
@@ -72,7 +74,9 @@ def _measure(loads: str, *, curves: bool) -> list[Row]:
     start = Row(f"start to first scrape, {loads} loads", (time.perf_counter() - begin,))
     gc.collect()
     mebibytes = (_resident_bytes() - before) / 2**20
-    client = create_app(fleet, clock=clock).test_client()
+    folder = tempfile.TemporaryDirectory()
+    counter_file = CounterFile(Path(folder.name) / "counters.json")
+    client = create_app(fleet, clock=clock, counter_file=counter_file).test_client()
 
     def scrape() -> None:
         clock.wait(0.4)
@@ -101,6 +105,7 @@ def _measure(loads: str, *, curves: bool) -> list[Row]:
     for store in stores:
         store.stop()
     server.close()
+    folder.cleanup()
     return rows
 
 
