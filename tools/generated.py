@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import Final
 
-GENERATORS: Final[tuple[str, ...]] = ()
+GENERATORS: Final[tuple[str, ...]] = ("tools.algorithm_tables",)
 
 
 def main() -> int:
