@@ -100,6 +100,8 @@ class PodManager:
         self._targets_made: dict[Key, str] = {}
         self._complaints: dict[Key, str] = {}
         self._lost_nodes: dict[str, float] = {}
+        self._removed: dict[Key, str] = {}
+        """By VM, the pod that the API server has confirmed to be gone while a migration ends."""
 
     # --- what is told to it -------------------------------------------------------------------------
 
@@ -269,7 +271,8 @@ class PodManager:
             case GiveUp():
                 self._give_up(key, view, vm, obj, step)
             case Conclude(migration, absent):
-                self._make_sure_of_absence(vm, absent)
+                if self._removed.get(key) != absent:
+                    self._make_sure_of_absence(vm, absent)
                 self._conclude(key, vm, migration)
             case _:
                 raise AssertionError(step)
@@ -328,6 +331,7 @@ class PodManager:
             self._recorder.announce(obj, Announcement("SuccessfulDelete", f"deleted pod {pod.name}: {step.reason}"))
         if step.force:
             self.pods.gone(pod)
+            self._removed[pod.namespace, pod.vm_name] = pod.name
         else:
             self.pods.doomed(pod)
 
@@ -457,6 +461,7 @@ class PodManager:
     def _leave(self, key: Key) -> None:
         """Forget a migration's place, copy and wait, and let those in whose turn it is."""
         self._targets_made.pop(key, None)
+        self._removed.pop(key, None)
         self._waited.discard(key)
         self._end_copy(key)
         for other in self._admission.release(key):

@@ -140,9 +140,10 @@ class Invariants:
                 self._violated("S2", where)
             for pod in live:
                 target_of = pod["metadata"]["labels"].get(MIGRATION_JOB_UID_LABEL)
-                belongs = vm.active_migration is not None and vm.active_migration.uid == target_of
-                if target_of and not belongs and pod["metadata"]["name"] != vm.pod_name:
-                    self._violated("S3", f"{where}, {pod['metadata']['name']} is the target of {target_of}")
+                migration, name = vm.active_migration, pod["metadata"]["name"]
+                belongs = migration is not None and (migration.uid == target_of or migration.source_pod == name)
+                if target_of and not belongs and name != vm.pod_name:
+                    self._violated("S3", f"{where}, {name} is the target of {target_of}")
             if vm.pod_name in self._left[vm.uid]:
                 self._violated("S2", f"{where}, which it had left for good")
 

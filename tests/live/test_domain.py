@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -24,10 +27,12 @@ from labkit.names import (
     DOMAIN_LABEL,
     EVICTION_IN_PROGRESS_ANNOTATION,
     EVICTION_WEBHOOK,
+    EVICTION_WEBHOOK_PORT,
     EXPORTER_HOST_PORT,
     MIGRATION_POLICY_CONFIG_MAP,
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
+    VM_CONTROLLER_PORT,
 )
 from labkit.virtualmachine import Migration, VirtualMachine
 
@@ -544,9 +549,15 @@ def test_an_eviction_takes_0_3_seconds_without_the_copy(domain: Domain) -> None:
         )
         seconds.append(WALL_CLOCK.monotonic() - began)
         domain.until_migrated(before)
+    # On an idle machine a write takes 3 to 5 ms, and 0.3 s are at least 60 of them; a busy one is measured by its own.
+    writes = []
+    for number in range(20):
+        began = WALL_CLOCK.monotonic()
+        domain.patch(names[0], metadata={"annotations": {"domain-test/write": str(number)}})
+        writes.append(WALL_CLOCK.monotonic() - began)
+    allowed = max(0.3, 60 * statistics.median(writes))
     median = statistics.median(seconds)
-    # The goal is for a machine that does nothing else; a test on a busy one allows three times as much.
-    assert median < 0.9, f"median {median:.2f} s of {[round(value, 2) for value in seconds]}"
+    assert median <= allowed, f"median {median:.2f} s, allowed {allowed:.2f} s; all: {[round(s, 2) for s in seconds]}"
 
 
 # --- helpers -----------------------------------------------------------------------------------------
@@ -575,13 +586,16 @@ def ready_pods(domain: Domain, app: str) -> list[Object]:
 
 def kill(domain: Domain, app: str) -> None:
     """SIGKILL the process that listens at a service's port, on the lab's own address."""
-    port = {"pod-manager": 8006, "vm-controller": 8005, "eviction-webhook": 8443}[app]
-    found = subprocess.run(
-        ["ss", "-Hltnp", f"src = {domain.lab.address} and sport = :{port}"], capture_output=True, text=True, check=True
-    ).stdout
-    pids = set(re.findall(r"pid=(\d+)", found))
-    assert len(pids) == 1, f"wanted one process at {domain.lab.address}:{port}, found {found!r}"
-    subprocess.run(["kill", "-KILL", pids.pop()], check=True)
+    port = {"pod-manager": POD_MANAGER_PORT, "vm-controller": VM_CONTROLLER_PORT}.get(app, EVICTION_WEBHOOK_PORT)
+    local = bytes(reversed([int(part) for part in domain.lab.address.split(".")])).hex().upper() + f":{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [inode] = [row[9] for row in rows if (row[1], row[3]) == (local, "0A")]
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) == f"socket:[{inode}]":
+                os.kill(int(descriptor.parts[2]), signal.SIGKILL)
+                return
+    raise AssertionError(f"no process listens at {domain.lab.address}:{port}")
 
 
 def restore_node(domain: Domain, node: Object) -> None:
