@@ -674,35 +674,47 @@ def test_node_is_an_ordinary_ready_node(cluster: Cluster) -> None:
     assert lease["spec"]["holderIdentity"] == HOST_NODE
 
 
-def test_agent_may_not_touch_other_pods(cluster: Cluster) -> None:
-    done = cluster.lab.kubectl(
-        "auth",
-        "can-i",
-        "delete",
-        "pods",
-        "-n",
-        "default",
-        "--as",
-        f"system:node:{HOST_NODE}",
-        "--as-group",
-        "system:nodes",
-    )
-    allowed = {"logs.kwok.x-k8s.io": "yes", "deployments.apps": "no", "execs.kwok.x-k8s.io": "no"}
-    assert done.stdout.strip() in ("yes", "no")
-    for resource, answer in allowed.items():
-        done = cluster.lab.kubectl(
-            "auth",
-            "can-i",
-            "create",
-            resource,
-            "-n",
-            NAMESPACE,
-            "--as",
-            f"system:node:{HOST_NODE}",
-            "--as-group",
-            "system:nodes",
+@pytest.mark.slow
+def test_frozen_agent_shows_as_not_ready_and_recovers(web: Cluster) -> None:
+    """A suspended agent: the node controller marks node and pods, the agent corrects both when it wakes."""
+    name = web.pods("web")[0]["metadata"]["name"]
+    state = read_state(web.lab.folder.status_file)
+    assert state is not None
+    agent = state.components["host-node-agent"].pid
+    assert agent is not None
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: web.kubectl("get", "node", HOST_NODE, "--no-headers").split()[1] == "NotReady",
+            timeout_seconds=90,
+            poll_seconds=1.0,
+            what="the node to be NotReady",
         )
-        assert done.stdout.strip() == answer, (resource, done)
+        web.wait_pod(name, lambda pod: not is_ready(pod), "the pod to be not ready")
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    pod = web.wait_pod(name, is_ready, "the pod to be ready again")
+    assert pod["metadata"]["name"] == name
+    assert web.kubectl("get", "node", HOST_NODE, "--no-headers").split()[1] == "Ready"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (("get", "pods", "-A"), False),
+        (("get", "pods", "-A", f"--field-selector=spec.nodeName={HOST_NODE}"), True),
+        (("get", "secrets", "-n", NAMESPACE), False),
+        (("get", "configmap", "kube-root-ca.crt", "-n", "kube-public"), False),
+        (("delete", "deployment", "web", "-n", NAMESPACE), False),
+        (("create", "token", "namespace-controller", "-n", "kube-system"), False),
+    ],
+    ids=["all-pods", "own-pods", "secrets", "config-map-of-others", "deployment", "token-of-others"],
+)
+def test_agent_may_do_only_what_its_pods_need(web: Cluster, arguments: tuple[str, ...], allowed: bool) -> None:
+    kubeconfig = web.lab.folder.pki / "host-node-agent.kubeconfig"
+    done = web.lab.kubectl("--kubeconfig", str(kubeconfig), *arguments)
+    assert (done.returncode == 0) is allowed, done
+    assert allowed or "forbidden" in done.stderr.lower()
 
 
 def test_files_of_deleted_pods_are_removed(cluster: Cluster) -> None:

@@ -41,7 +41,7 @@ class AgentConfig:
     cluster_domain : str
         Suffix of full Service names, such as ``cluster.local``.
     static_dir_prometheus : str
-        Folder whose ``static`` holds Prometheus' web pages; shown in its working directory. Empty where there is none.
+        Folder with Prometheus' web pages, shown to it as ``static`` where it looks for them; empty where there is none.
     logs_dir : str
         Folder of the containers' logs.
     kubelet_port : int

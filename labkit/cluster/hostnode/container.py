@@ -54,6 +54,8 @@ Object = Mapping[str, Any]
 
 NEVER: Final = float("inf")
 PROMETHEUS: Final = "prometheus"
+PAGES_PREFIX: Final = {"prometheus": "web/ui", "web": "ui"}
+"""Prometheus built without its pages looks for them here, by the name of its working directory (``web/ui/ui.go``)."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,10 @@ class Container:
         self._spec = spec
         self._folders = folders
         self._tell = tell
-        policy = "Always" if kind == SIDECAR else pod["spec"].get("restartPolicy", "Always")
+        policy = spec.get("restartPolicy") or pod["spec"].get("restartPolicy", "Always")
         self.name: str = spec["name"]
-        self.state = ContainerState(self.name, spec.get("image") or "", kind, policy)
+        first = waiting("PodInitializing" if pod["spec"].get("initContainers") else "ContainerCreating")
+        self.state = ContainerState(self.name, spec.get("image") or "", kind, policy, first)
         self.life: Life | None = None
         self._restarts = restart_backoff()
         self._retries = retry_backoff()
@@ -282,7 +285,8 @@ class Container:
             mounts.append(Mount(str(self._folders.nsswitch), "/etc/nsswitch.conf"))
         pages = self._node.config.static_dir_prometheus
         if pages and os.path.basename(program) == PROMETHEUS:
-            mounts.append(Mount(os.path.join(pages, "static"), os.path.join(working_dir, "static")))
+            prefix = PAGES_PREFIX.get(os.path.basename(working_dir.rstrip("/")), "")
+            mounts.append(Mount(pages, os.path.join(working_dir, prefix, "static")))
         return mounts
 
     def _cannot_start(self, reason: str, message: str) -> None:

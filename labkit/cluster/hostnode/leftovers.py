@@ -34,11 +34,21 @@ def start_ticks(pid: int) -> int | None:
 
 
 def child_processes(pid: int) -> list[int]:
-    """Return the children of a process's first thread."""
+    """Return the children of a process."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        # The process is gone, or the kernel keeps no such list.
+        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _parent(entry) == pid]
     except OSError:
         return []
+
+
+def _parent(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
 
 
 def write_down(path: Path, pids: Iterable[int]) -> None:
