@@ -7,7 +7,9 @@ told is first written down, and a new process goes on from there.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +50,28 @@ class CounterFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
+        self._newest = -math.inf
 
     def write(self, counters: Counters) -> None:
-        """Replace what is written; a reader sees the old or the new."""
-        draft = self._path.with_name(f".{self._path.name}.draft")
-        draft.write_bytes(orjson.dumps({"time": counters.time, "values": counters.values}))
-        os.replace(draft, self._path)
+        """Replace what is written, unless that is newer; a reader sees the old or the new.
+
+        Notes
+        -----
+        Where nothing can be written (a full disk) the file is removed: to begin at 0 is a reset that Prometheus knows,
+        to go on from too little would look like a reset to a large number, which it would take for an increase.
+        """
+        with self._lock:
+            if counters.time <= self._newest:
+                return
+            self._newest = counters.time
+            draft = self._path.with_name(f".{self._path.name}.draft")
+            try:
+                draft.write_bytes(orjson.dumps({"time": counters.time, "values": counters.values}))
+                os.replace(draft, self._path)
+            except OSError as error:
+                logger.error("counters will begin at 0 after a restart: %s", error)
+                self._path.unlink(missing_ok=True)
 
     def read(self, now: float) -> Counters | None:
         """Return what is written, or None if there is nothing that a process starting ``now`` can go on from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from labkit.cluster.algorithm import check_scores, cycle_fault, switch_algorithm
 from labkit.datafiles import data_path
 from labkit.errors import NoSamplesError, NotReadyError, PrometheusError
 from labkit.kube import CONFIG_MAPS, NODES, PODS, PROMETHEUS_RULES
-from labkit.names import DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP, PROMETHEUS_PORT
+from labkit.names import DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP, PROMETHEUS_PORT, RULE_LOADER_PORT
 from labkit.policy import read_policy
 from labkit.prometheus import Prometheus
 
@@ -202,6 +203,17 @@ def test_a_score_of_ones_own_is_a_rule_and_a_query(
     apply(lab, rule("clamp_max(max by (instance) (node_cpu_usage_ratio), 1)"))
     switch = switch_algorithm(lab.kube, prometheus, f"query:{RECORD}", scores_timeout_seconds=15, timeout_seconds=60)
     assert switch.policy.query == RECORD
+
+
+def test_webhook_answers_the_api_server_only(lab: RunningLab) -> None:
+    if lab.backend != "local":
+        pytest.skip("on kind the API server has no client certificate")
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    # With TLS 1.3 the server's refusal reaches the client with its first read.
+    with pytest.raises((urllib.error.URLError, ConnectionError, ssl.SSLError)):
+        urllib.request.urlopen(f"https://{lab.address}:{RULE_LOADER_PORT}/healthz", timeout=10, context=anybody)
 
 
 # --- switching --------------------------------------------------------------------------------------

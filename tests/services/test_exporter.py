@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,24 @@ def test_counters_that_are_too_old_or_unreadable_are_left_behind(tmp_path: Path)
     assert file.read(EPOCH - 1) is None  # the clock was set back
     (tmp_path / "counters.json").write_text("{")
     assert file.read(EPOCH) is None
+
+
+def test_scrapers_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
+    file = CounterFile(tmp_path / "counters.json")
+    instants = [EPOCH + number / 100 for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda instant: file.write(Counters(instant, {"n1": [instant] * 4})), instants))
+    kept = file.read(EPOCH + 10)
+    assert kept is not None
+    assert (kept.time, kept.values["n1"][0]) == (instants[-1], instants[-1])
+
+
+def test_a_file_that_cannot_be_written_is_not_left_behind_too_small(tmp_path: Path) -> None:
+    file = CounterFile(tmp_path / "counters.json")
+    file.write(Counters(EPOCH, {"n1": [1.0] * 4}))
+    (tmp_path / ".counters.json.draft").mkdir()  # stands in the way of the next write
+    file.write(Counters(EPOCH + 1, {"n1": [2.0] * 4}))
+    assert file.read(EPOCH + 2) is None
 
 
 # --- text and pages ---------------------------------------------------------------------------------
