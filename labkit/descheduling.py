@@ -41,6 +41,7 @@ __all__ = [
     "balance",
     "classify",
     "parse_thresholds",
+    "soft_taints",
 ]
 
 UNDERUTILIZED: Final = "underutilized"
@@ -219,6 +220,17 @@ def _stop_reason(nodes: int, under: BoolArray, over: BoolArray, number_of_nodes:
     if not over.any():
         return "All nodes are under target utilization, nothing to do here"
     return ""
+
+
+def soft_taints(classification: Classification) -> IntArray:
+    """Return how many soft taints production's soft-tainter gives each node.
+
+    Two where a node is over-utilised, one where it is appropriately utilised, none where it is under-utilised. Where no
+    node is under-utilised, appropriate ones count as under, so that there is somewhere to go.
+    """
+    appropriate = 1 if classification.under.any() else 0
+    counts: IntArray = np.where(classification.over, 2, np.where(classification.under, 0, appropriate))
+    return counts
 
 
 # --- evictions ---------------------------------------------------------------------------------------

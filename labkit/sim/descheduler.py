@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from labkit.descheduling import SWEEP_INTERVAL_SECONDS, Classification, EvictionCache, balance, classify
+from labkit.descheduling import SWEEP_INTERVAL_SECONDS, Classification, EvictionCache, balance, classify, soft_taints
 from labkit.errors import InputError
 from labkit.model import BoolArray, FloatArray, IntArray
 from labkit.sim.fleet import Fleet
@@ -179,15 +179,4 @@ class SoftTainter:
         if found is None:
             return
         nodes, classification = found
-        taints = taints_of(classification)
-        self._fleet.table.soft_taints[nodes] = self._own[nodes] + taints
-
-
-def taints_of(classification: Classification) -> IntArray:
-    """Return how many soft taints each node gets: 2 over, 1 appropriate, 0 under.
-
-    Where no node is under-utilised, appropriate ones count as under, so that there is somewhere to go.
-    """
-    appropriate = 0 if not classification.under.any() else 1
-    counts: IntArray = np.where(classification.over, 2, np.where(classification.under, 0, appropriate))
-    return counts.astype(np.int64)
+        self._fleet.table.soft_taints[nodes] = self._own[nodes] + soft_taints(classification)
