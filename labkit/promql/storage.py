@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ _STALE: Final = 2
 
 IntArray = npt.NDArray[np.intp]
 TimeArray = npt.NDArray[np.int64]
+StateArray = npt.NDArray[np.uint8]
+_Entries: TypeAlias = tuple[FloatArray, StateArray, TimeArray]
+"""Values, states and times of the series' entries, shape (n_series,) each."""
 
 
 def to_milliseconds(seconds: float) -> int:
@@ -82,6 +85,10 @@ class Family:
         self._times: list[int] = []
         self._complete: list[bool] = []
         self._start = 0
+        self._dropped = 0
+        self._newest_row = -1
+        self._newest_is_known = False
+        self._newest_entries: _Entries = np.zeros(0), np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int64)
         self._values = np.zeros((16, 0))
         self._state = np.zeros((16, 0), dtype=np.uint8)
         self._columns: dict[LabelTable, slice | IntArray] = {}
@@ -107,14 +114,17 @@ class Family:
                 self._columns.clear()
             columns = self._place(table)
         row = self._row(time_ms)
+        self._newest_is_known = False
         state = self._state[row]
         if present is None:
             self._values[row, columns] = values
             state[columns] = _SAMPLE
+        elif isinstance(columns, slice):
+            np.copyto(self._values[row, columns], values, where=present)
+            state[columns][present] = _SAMPLE
         else:
-            chosen = np.arange(len(self.table))[columns][present]
-            self._values[row, chosen] = values[present]
-            state[chosen] = _SAMPLE
+            self._values[row, columns[present]] = values[present]
+            state[columns[present]] = _SAMPLE
         if stale is not None:
             state[np.arange(len(self.table))[columns][stale]] = _STALE
         if source is not None:
@@ -142,15 +152,8 @@ class Family:
         row = self._start + last
         if self._complete[last]:
             return self._values[row], None
-        values = self._values[row].copy()
-        state = self._state[row].copy()
-        for earlier in range(row - 1, self._start + first - 1, -1):
-            unknown = state == _NOTHING
-            if not unknown.any():
-                break
-            np.copyto(values, self._values[earlier], where=unknown)
-            np.copyto(state, self._state[earlier], where=unknown)
-        present = state == _SAMPLE
+        values, state, times = self._newest(last) if last == len(self._times) - 1 else self._newest_before(first, last)
+        present = (state == _SAMPLE) & (times > time_ms - lookback_ms)
         return values, None if present.all() else present
 
     def window(self, start_ms: int, end_ms: int, table: LabelTable, columns: IntArray | None) -> Window | None:
@@ -203,6 +206,53 @@ class Family:
         rows = slice(self._start, self._start + len(self._times))
         return np.array(self._times) / 1000.0, self._values[rows].copy(), self._state[rows] == _SAMPLE
 
+    def _newest(self, last: int) -> _Entries:
+        """Return each series' newest entry up to the last row, going on from where this was asked before."""
+        if self._newest_is_known:
+            return self._newest_entries
+        start = last
+        while start > 0 and not self._complete[start] and self._dropped + start > self._newest_row:
+            start -= 1
+        if self._complete[start]:
+            values, state, times = self._row_entries(start)
+        else:
+            # The row asked for before is looked at once more: it may have been added to since.
+            values, state, times = self._widened(*self._newest_entries)
+        for row in range(start, last + 1):
+            self._overlay(values, state, times, row)
+        self._newest_row = self._dropped + last
+        self._newest_entries = values, state, times
+        self._newest_is_known = True
+        return self._newest_entries
+
+    def _widened(self, values: FloatArray, state: StateArray, times: TimeArray) -> _Entries:
+        """Return a copy of entries with nothing in the columns that are newer than they."""
+        missing = len(self.table) - len(values)
+        if not missing:
+            return values.copy(), state.copy(), times.copy()
+        return np.pad(values, (0, missing)), np.pad(state, (0, missing)), np.pad(times, (0, missing))
+
+    def _newest_before(self, first: int, last: int) -> _Entries:
+        """Return each series' newest entry in some rows of the past."""
+        values, state, times = self._row_entries(first)
+        for row in range(first + 1, last + 1):
+            self._overlay(values, state, times, row)
+        return values, state, times
+
+    def _row_entries(self, row: int) -> _Entries:
+        """Return a copy of a row's entries."""
+        place = self._start + row
+        times = np.full(len(self.table), self._times[row], dtype=np.int64)
+        return self._values[place].copy(), self._state[place].copy(), times
+
+    def _overlay(self, values: FloatArray, state: StateArray, times: TimeArray, row: int) -> None:
+        """Replace entries by those of a later row where it has any."""
+        later = self._state[self._start + row]
+        known = later != _NOTHING
+        np.copyto(values, self._values[self._start + row], where=known)
+        np.copyto(state, later, where=known)
+        times[known] = self._times[row]
+
     def _place(self, table: LabelTable) -> slice | IntArray:
         """Find a table's columns, adding those that are new."""
         if not len(self.table) and not self._times:
@@ -247,6 +297,7 @@ class Family:
         if self._retention_ms is not None:
             dropped = bisect_right(self._times, time_ms - self._retention_ms)
         kept = slice(self._start + dropped, self._start + len(self._times))
+        self._dropped += dropped
         self._times = self._times[dropped:]
         self._complete = self._complete[dropped:]
         capacity = max(16, 2 * len(self._times))
@@ -256,9 +307,7 @@ class Family:
         state[: len(self._times)] = self._state[kept]
         self._values, self._state, self._start = values, state, 0
 
-    def _mark_stale(
-        self, state: npt.NDArray[np.uint8], columns: slice | IntArray, present: BoolArray | None, source: str
-    ) -> None:
+    def _mark_stale(self, state: StateArray, columns: slice | IntArray, present: BoolArray | None, source: str) -> None:
         """Mark series that a source once gave and lacks now.
 
         The marker is repeated as long as the series is missing: queries cannot tell it from a single one,
