@@ -421,11 +421,10 @@ def survival(times: FloatArray, censored: BoolArray, strata: Sequence[str]) -> S
     low, high = share, share
     if not censored.all():
         with warnings.catch_warnings():
-            # Greenwood's formula has no value where nobody or everybody had the event; the band is closed there.
+            # Greenwood's formula has no value where nobody or everybody had the event.
             warnings.simplefilter("ignore", RuntimeWarning)
             band = curve.confidence_interval(method="log-log")
-        low = np.nan_to_num(np.asarray(band.low.probabilities, dtype=np.float64), nan=0.0)
-        high = np.nan_to_num(np.asarray(band.high.probabilities, dtype=np.float64), nan=1.0)
+        low, high = _carried(band.low.probabilities), _carried(band.high.probabilities)
     return Survival(
         np.concatenate([[0.0], np.asarray(curve.quantiles, dtype=np.float64)]),
         np.concatenate([[1.0], share]),
@@ -435,3 +434,8 @@ def survival(times: FloatArray, censored: BoolArray, strata: Sequence[str]) -> S
         int((~censored).sum()),
         len(times),
     )
+
+
+def _carried(values: FloatArray) -> FloatArray:
+    """Fill values that do not exist with the last one that does, 1 before the first."""
+    return pd.Series(np.asarray(values, dtype=np.float64)).ffill().fillna(1.0).to_numpy(np.float64)

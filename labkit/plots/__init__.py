@@ -1,5 +1,6 @@
 """Figures: one function each, tables and an Axes in, the Axes out."""
 
+from labkit.plots.algorithms import score_parts, score_surface, score_table
 from labkit.plots.comparison import critical_difference, overlay, pareto, ranking, ridges, survival
 from labkit.plots.run import (
     before_and_after,
@@ -27,6 +28,9 @@ __all__ = [
     "ranking",
     "ridges",
     "save",
+    "score_parts",
+    "score_surface",
+    "score_table",
     "scores",
     "survival",
     "utilisation",

@@ -104,7 +104,8 @@ def _name_points(ax: Axes, points: FloatArray, names: list[str], index: list[int
         near_edge = x > left + 0.72 * (right - left)
         ax.annotate(
             name, (x, y), xytext=(x + (-1 if near_edge else 1) * 0.015 * (right - left), level), fontsize=8,
-            ha="right" if near_edge else "left", va="center", color=algorithm_style(name)["color"],
+            ha="right" if near_edge else "left", va="center", color=algorithm_style(name)["color"], zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
         )  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def _twin(what: Plan, progress: Progress, scheduler: str | None) -> int:
     count = 0
     progress.note("starting workers" if scheduler is None else f"using the workers of {scheduler}")
     with twin.connect(scheduler) as client:
-        for finished in twin.play_all(jobs, client, run_seconds=_TWIN_RUN_SECONDS):
+        for finished in twin.play_all(jobs, client):
             results.write_run(what.folder / finished.record.run_id, finished.record, finished.encoded)
             progress.finished(finished.record)
             count += 1

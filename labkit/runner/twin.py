@@ -7,6 +7,7 @@ need no common disk. A run that fails is a result too. When a worker dies Dask p
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from labkit.runner.play import failure, play, record_of
 BATCH_SECONDS: Final = 4.0
 """A batch takes about this long: long against Dask's overhead, short against the patience of who interrupts it."""
 MAX_BATCH: Final = 32
+BATCHES_PER_WORKER: Final = 2
+"""One is played, one waits, so that no worker idles."""
 
 
 @dataclass(frozen=True)
@@ -92,33 +95,45 @@ def connect(address: str | None) -> Iterator[Client]:
             yield client
 
 
-def batches(jobs: Sequence[Job], *, run_seconds: float, workers: int) -> list[list[Job]]:
-    """Cut the runs into batches, in order, so that each worker gets several."""
-    fair = max(1, len(jobs) // (4 * max(workers, 1)))
-    size = max(1, min(fair, MAX_BATCH, int(BATCH_SECONDS / max(run_seconds, 1e-3))))
-    return [list(jobs[start : start + size]) for start in range(0, len(jobs), size)]
+def batch_size(run_seconds: float) -> int:
+    """Return how many runs make a batch when one takes so long."""
+    return max(1, min(MAX_BATCH, int(BATCH_SECONDS / max(run_seconds, 1e-3))))
 
 
-def play_all(jobs: Sequence[Job], client: Any, *, run_seconds: float) -> Iterator[Finished]:
+def play_all(jobs: Sequence[Job], client: Any) -> Iterator[Finished]:
     """Play runs on the workers of a client; yields each as soon as its batch is there, in no fixed order.
 
-    Closing the iterator (an interrupt does it) gives up what is still in flight.
+    The first batches hold one run each; the later ones as many as past runs suggest. Only a few batches are under
+    way at once, and closing the iterator (an interrupt does it) gives them up.
     """
-    workers = len(client.scheduler_info()["workers"]) or 1
-    cut = batches(jobs, run_seconds=run_seconds, workers=workers)
-    futures = [client.submit(play_batch, batch, pure=False) for batch in cut]
-    batch_of = {future.key: batch for future, batch in zip(futures, cut, strict=True)}
-    waiting = as_completed(futures)  # type: ignore[no-untyped-call]
-    del futures  # a future that is held keeps its result in the worker's memory
+    queue = deque(jobs)
+    batch_of: dict[str, list[Job]] = {}
+    waiting = as_completed()  # type: ignore[no-untyped-call]
+
+    def submit(size: int) -> None:
+        batch = [queue.popleft() for _ in range(min(size, len(queue)))]
+        if batch:
+            future = client.submit(play_batch, batch, pure=False)
+            batch_of[future.key] = batch
+            waiting.add(future)
+
+    for _ in range(BATCHES_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))):
+        submit(1)
+    seconds, count = 0.0, 0
     try:
         for future in waiting:
             batch = batch_of.pop(future.key)
             if future.status == "finished":
-                yield from future.result()
+                answers = future.result()
+                seconds += sum(float(each.record.summary.get("wall_seconds") or 0.0) for each in answers)
+                count += len(answers)
             else:
                 error = future.exception() or ClusterError("the run was cancelled")
-                for job in batch:
-                    yield Finished(failure(job.spec, error, experiment=job.experiment, key=job.key), {})
+                answers = [
+                    Finished(failure(job.spec, error, experiment=job.experiment, key=job.key), {}) for job in batch
+                ]
             future.release()
+            submit(batch_size(seconds / max(count, 1)))
+            yield from answers
     finally:
         client.cancel(list(waiting.futures))
