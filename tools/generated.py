@@ -1,7 +1,7 @@
 """Files that are made from others: ``make update`` writes them, ``make verify`` fails where one is out of date.
 
-A generator is a module whose ``main(["--write"])`` writes its files and whose ``main(["--check"])`` returns 1 and says which
-file differs. Each is listed here once.
+A generator is a module whose ``main(["--write"])`` writes its files and whose ``main(["--check"])`` returns 1 and says
+which file differs. Each is listed here once.
 """
 
 from __future__ import annotations

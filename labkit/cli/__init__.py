@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def verb_module(verb: str) -> Verb:
     """Return the module of a verb; ``import`` is a word of Python, so its module is ``import_``."""
     name = f"{verb}_" if verb == "import" else verb
-    module: Verb = importlib.import_module(f"labkit.cli.{name}")  # type: ignore[assignment]
+    module: Verb = importlib.import_module(f"labkit.cli.{name}")
     return module
 
 

@@ -87,8 +87,10 @@ class Twin:
     def nodes(self) -> pd.DataFrame:
         """Return the nodes at the end of the last run."""
         table = self._result.nodes
-        last = table[table["time_seconds"] == table["time_seconds"].max()]
-        return last[["node", *DIMENSIONS, "vms"]].reset_index(drop=True)
+        last: pd.DataFrame = table.loc[
+            table["time_seconds"] == table["time_seconds"].max(), ["node", *DIMENSIONS, "vms"]
+        ]
+        return last.reset_index(drop=True)
 
     def vms(self) -> pd.DataFrame:
         """Return the VMs at the end of the last run."""
