@@ -45,6 +45,7 @@ from services.pod_manager.logic import (
     admitted,
     ended,
     handed_over,
+    history,
     next_step,
 )
 from services.pod_manager.policy import ClusterPolicy, read_policy
@@ -149,6 +150,8 @@ class PodManager:
                 vm = VirtualMachine.read(obj)
             except InputError:
                 continue
+            for state in reversed((obj.get("status") or {}).get("previousMigrations") or ()):
+                self.telemetry.record.note(Migration.read(state), vm)
             if vm.migration is not None:
                 self.telemetry.record.note(vm.migration, vm)
             if vm.active_migration is not None:
@@ -373,7 +376,8 @@ class PodManager:
             return False
         migration = admitted(vm, source, uid=str(uuid.uuid4()), now=self._clock.now())
         try:
-            self._write(vm, {"migrationState": migration.state()})
+            before = history(obj.get("status") or {})
+            self._write(vm, {"migrationState": migration.state(), "previousMigrations": before})
         except (KubeError, StaleError):
             self._leave(key)
             raise

@@ -32,6 +32,8 @@ from services.pod_manager.launcher import (
 
 CATCH_ALL_SECONDS: Final = 900.0
 """A target that has a node and does not run after that many lab seconds is given up, as in KubeVirt."""
+KEPT: Final = 5
+"""Ended migrations of a VM that stay on record beside the latest, as KubeVirt keeps five."""
 EVACUATING_STRATEGIES: Final = frozenset({"LiveMigrate", "LiveMigrateIfPossible"})
 
 
@@ -357,6 +359,12 @@ def unmarked() -> dict[str, Any]:
     return {"evacuationNodeName": None, "evacuationRequestedTimestamp": None}
 
 
+def history(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return ``previousMigrations`` for a VM whose next migration begins: the newest first."""
+    latest = status.get("migrationState")
+    return [*([latest] if latest else []), *(status.get("previousMigrations") or [])][:KEPT]
+
+
 def admitted(vm: VirtualMachine, source: Pod, *, uid: str, now: float) -> Migration:
     """Return the record of a migration that begins now."""
     last = vm.migration
@@ -389,7 +397,8 @@ def ended(migration: Migration) -> dict[str, Any]:
 def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
     """Return a migration as ``GET /migrations`` shows it.
 
-    Times are wall-clock seconds since 1970, to the microsecond as in the VM's status; null for what has not been.
+    Times are wall-clock seconds since 1970, to the microsecond as in the VM's status; null for what has not been. It
+    ends with the hand-over, or when its failure is concluded.
     """
 
     def instant(seconds: float | None) -> float | None:
@@ -402,14 +411,14 @@ def describe(migration: Migration, vm: VirtualMachine) -> dict[str, Any]:
         "source": migration.source_node,
         "target": migration.target_node or None,
         "phase": migration.phase,
-        "outcome": {"Succeeded": "succeeded", "Failed": "failed"}.get(migration.phase),
+        "outcome": "succeeded" if migration.handed_over is not None else "failed" if migration.is_final else None,
         "reason": migration.failure_reason or None,
         "attempt": migration.attempt,
         "requested": instant(migration.requested),
         "created": instant(migration.created),
         "started": instant(migration.started),
-        "handed_over": instant(migration.handed_over),
-        "ended": instant(migration.ended),
+        "ended": instant(migration.ended if migration.handed_over is None else migration.handed_over),
+        "concluded": instant(migration.ended),
         "bytes": round(migration.transferred_bytes),
         "downtime_seconds": round(migration.downtime_seconds, 6),
     }

@@ -1,7 +1,7 @@
 """What the pod manager tells: metrics, Kubernetes events, and the record of migrations.
 
-The record is bounded and lives in memory. The durable one is each VM's ``status.migrationState``: after a restart
-the latest migration of every VM is read back from there.
+The record is bounded and lives in memory. The durable one is in each VM's status: after a restart the latest migration
+of every VM, and up to five before it, are read back from there.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ def test_an_eviction_becomes_a_migration(domain: Domain) -> None:
     )
     [entry] = [entry for entry in domain.migrations() if entry["uid"] == migration.uid]
     assert (entry["vm"], entry["source"], entry["target"]) == ("web", before.node_name, after.node_name)
-    assert entry["requested"] <= entry["created"] <= entry["started"] < entry["handed_over"] <= entry["ended"]
+    assert entry["requested"] <= entry["created"] <= entry["started"] < entry["ended"] <= entry["concluded"]
     assert entry["bytes"] > 57 * 2**30
 
 
