@@ -216,6 +216,51 @@ def test_topk_keeps_the_first_of_equals_and_lists_the_best_first() -> None:
     assert Expression.compile("bottomk(1, x)").instant(database, 0.0).table.column("instance") == ("a",)
 
 
+SERIES = tuple({"instance": name} for name in "abcd")
+APPENDS = st.lists(
+    st.tuples(
+        st.integers(0, 3).map(lambda n: 15.0 * n),  # time since the append before; 0 adds to the same instant
+        st.permutations(range(4)).flatmap(lambda order: st.integers(1, 4).map(lambda n: order[:n])),
+        st.lists(st.sampled_from("ppp-s"), min_size=4, max_size=4),  # present, nothing, stale
+        st.booleans(),  # whether the newest samples are asked for right after
+    ),
+    max_size=60,
+)
+
+
+@given(APPENDS, st.sampled_from([None, 60.0]))
+def test_newest_samples_are_those_of_a_plain_record(
+    appends: list[tuple[float, list[int], list[str], bool]], retention: float | None
+) -> None:
+    database = Database(retention_seconds=retention, lookback_seconds=60.0)
+    expression = Expression.compile("x")
+    record: dict[int, list[tuple[float, float | None]]] = {}
+    time = 0.0
+    for number, (passed, order, kinds, asked) in enumerate(appends):
+        time += passed
+        chosen = [kinds[series] for series in order]
+        database.append(
+            time,
+            "x",
+            LabelTable.of(SERIES[series] for series in order),
+            np.full(len(order), float(number)),
+            present=np.array([kind == "p" for kind in chosen]),
+            stale=np.array([kind == "s" for kind in chosen]),
+        )
+        for series, kind in zip(order, chosen, strict=True):
+            if kind != "-":
+                record.setdefault(series, []).append((time, float(number) if kind == "p" else None))
+        if asked:
+            for at in (time, time + 30.0, max(time - 15.0, 0.0)) if retention is None else (time, time + 59.0):
+                wanted = {}
+                for series, entries in record.items():
+                    before = [entry for entry in entries if entry[0] <= at]
+                    if before and before[-1][0] > at - 60.0 and before[-1][1] is not None:
+                        wanted["abcd"[series]] = before[-1][1]
+                found = expression.instant(database, at).samples()
+                assert {dict(labels)["instance"]: value for labels, value in found.items()} == wanted
+
+
 def test_order_of_series_does_not_change_the_result() -> None:
     rng = np.random.default_rng(7)
     values = rng.random(200)
