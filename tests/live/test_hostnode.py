@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -446,6 +447,13 @@ def test_container_is_restarted_while_the_api_server_is_away(web: Cluster) -> No
         os.kill(server_pid, signal.SIGCONT)
     pod = web.wait_pod(name, lambda pod: status_of(pod)["restartCount"] == count + 1 and is_ready(pod), "the status")
     assert status_of(pod)["lastState"]["terminated"]["exitCode"] == 137
+
+
+def test_second_agent_is_refused(cluster: Cluster) -> None:
+    command = [sys.executable, "-m", "labkit.cluster.hostnode", "--config", str(cluster.lab.folder.hostnode_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "another agent serves node lab-host" in done.stdout
 
 
 def _process_listening(address: str, port: int) -> int:

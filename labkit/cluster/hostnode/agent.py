@@ -69,7 +69,6 @@ class Agent:
         self._pods = Store(self._kube, PODS, field_selector=f"spec.nodeName={config.node_name}")
         self._services = Store(self._kube, SERVICES)
         self._nsswitch = _host_nsswitch()
-        self._kubelet = self._new_kubelet(clock) if config.kubelet_port else None
         self._guard = threading.Lock()
         self._workers: dict[str, PodWorker] = {}
         self._ending = False
@@ -90,8 +89,8 @@ class Agent:
             )
         end_leftovers(self._state)
         self._outbox.start()
-        if self._kubelet is not None:
-            self._kubelet.start()
+        if self._config.kubelet_port:
+            self._new_kubelet().start()
         self._heartbeat.start()
         threading.Thread(target=self._watch, name="agent", daemon=True).start()
         self._spawner.run()
@@ -149,13 +148,18 @@ class Agent:
             on_finished=self._finished,
         )
 
-    def _new_kubelet(self, clock: Clock) -> KubeletServer:
+    def _new_kubelet(self) -> KubeletServer:
         config = self._config
         context = server_context(config.cert_file, config.key_file, config.ca_file)
         kwok = (config.address, config.kwok_port)
         try:
             return KubeletServer(
-                config.address, config.kubelet_port, context=context, find=self._find, forward_to=kwok, clock=clock
+                config.address,
+                config.kubelet_port,
+                context=context,
+                find=self._find,
+                forward_to=kwok,
+                clock=self._node.clock,
             )
         except OSError as exc:
             raise ClusterError(
