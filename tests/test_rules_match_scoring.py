@@ -23,6 +23,7 @@ from labkit.names import BASE_RECORDS, DIMENSIONS, MINUTE_RECORDS
 from labkit.promql import Database, Expression, LabelTable, Rule, RuleGroup, load_rules
 from labkit.scoring import BUILT_IN, FORMS, NINETEEN
 from labkit.scoring.history import GAUGES, History, Series
+from labkit.scoring.pareto import pareto_front
 
 RULES = data_path("rules", "scores.yaml")
 GROUP = load_rules(RULES)
@@ -89,6 +90,97 @@ def test_worked_sets_through_prometheus(promtool: Path, rules_file: Path) -> Non
     file = rules_file.parent / "scores-test.yaml"
     shutil.copy(Path(__file__).parent / "rules" / "scores-test.yaml", file)
     assert agreement.run_promtool(promtool, yaml.safe_load(file.read_text()), rules_file.parent) == ""
+
+
+# --- the Pareto front, which the engines share: against PromQL written from its definition ---------------
+
+
+def front_rules(nodes: tuple[str, ...]) -> list[dict[str, object]]:
+    """Write the Pareto front as rules, node by node; they hold where no two loads of a dimension are equal."""
+    loads = list(BASE_RECORDS.values())
+
+    def of(record: str, node: str) -> str:
+        return f'scalar({record}{{instance="{node}"}})'
+
+    def among(front_mates: str, values: str) -> str:
+        """Unite, over all nodes j of a node's front, values that depend on j; written with J for its name."""
+        parts = []
+        for node in nodes:
+            mates = f"{values} and on (instance) (t:front == {of('t:front', node)}){front_mates}".replace("J", node)
+            parts.append(f'label_replace({mates}, "j", "{node}", "", "")')
+        return " or ".join(parts)
+
+    rules: list[dict[str, object]] = []
+    for node in nodes:
+        no_more = " * ".join(f"({load} >= bool {of(load, node)})" for load in loads)
+        less = " + ".join(f"({load} > bool {of(load, node)})" for load in loads)
+        rules.append({"record": "t:dominated", "labels": {"j": node}, "expr": f"{no_more} * (({less}) > bool 0)"})
+    rules.append({"record": "t:chain0", "expr": f"{loads[0]} * 0"})
+    for step in range(1, len(nodes)):
+        longer = " or ".join(f't:dominated{{j="{node}"}} * ({of(f"t:chain{step - 1}", node)} + 1)' for node in nodes)
+        rules.append({"record": f"t:chain{step}", "expr": f"max by (instance) ({longer})"})
+    rules.append({"record": "t:front", "expr": f"t:chain{len(nodes) - 1}"})
+    for number, load in enumerate(loads):
+        value = f'({load} * 0 + scalar({load}{{instance="J"}}))'
+        there = f'scalar({load}{{instance="J"}})'
+        for record, reduction, mates in (
+            ("next", "min", f" and on (instance) ({load} < {there})"),
+            ("last", "max", f" and on (instance) ({load} > {there})"),
+            ("most", "max", ""),
+            ("least", "min", ""),
+        ):
+            expr = f"{reduction} by (instance) ({among(mates, value)})"
+            rules.append({"record": f"t:{record}{number}", "expr": expr})
+    gaps = " + ".join(f"(t:next{k} - t:last{k}) / (t:most{k} - t:least{k})" for k in range(4))
+    rules.append({"record": "t:crowding", "expr": gaps})
+    mates = among("", '(t:front * 0 + on () group_left () t:crowding{instance="J"})')
+    rules.append({"record": "t:crowding_most", "expr": f"max by (instance) ({mates})"})
+    rules.append({"record": "t:share", "expr": "t:front / on () group_left () (max(t:front) > 0) or t:front * 0"})
+    crowded = "t:share + 0.1 * (1 - t:crowding / t:crowding_most)"
+    rules.append({"record": "t:score", "expr": f"clamp_max({crowded} or t:share, 1)"})
+    return rules
+
+
+def five_nodes(seed: int) -> Snapshot:
+    """Draw five nodes with distinct loads; every other draw trades two dimensions for the others."""
+    rng = np.random.default_rng(seed)
+    load = rng.random((5, 4)).round(4)
+    if seed % 2:
+        load = np.sort(load, axis=0)
+        load[:, 2:] = load[::-1, 2:]
+    if seed % 4 == 3:
+        load[4] = 0.5 + load[4] / 2
+    return Snapshot.of([f"n{index}" for index in range(5)], load)
+
+
+def test_front_agrees_with_promql_written_from_the_definition(promtool: Path, rules_file: Path) -> None:
+    snapshots = [five_nodes(seed) for seed in range(24)]
+    assert any(((score > 0.0) & (score <= 0.1)).any() for score in map(pareto_front, snapshots)), "no crowding tried"
+    groups = yaml.safe_load(rules_file.read_text())
+    groups["groups"][0]["rules"] += front_rules(snapshots[0].nodes)
+    rules_file.write_text(yaml.safe_dump(groups))
+    tests = [
+        {
+            "interval": "15s",
+            "input_series": [
+                *(
+                    {"series": f'{GAUGES[dimension]}{{instance="{node}"}}', "values": repr(float(load[column]))}
+                    for node, load in zip(snapshot.nodes, snapshot.load_ratio, strict=True)
+                    for column, dimension in enumerate(DIMENSIONS)
+                ),
+                *(
+                    {"series": f'expected{{name="t:score", instance="{node}"}}', "values": repr(value)}
+                    for node, value in zip(snapshot.nodes, pareto_front(snapshot).tolist(), strict=True)
+                ),
+            ],
+            "promql_expr_test": [
+                {"expr": agreement.must_be_empty("t:score"), "eval_time": "0s", "exp_samples": []},
+            ],
+        }
+        for snapshot in snapshots
+    ]
+    document = {"rule_files": [str(rules_file)], "evaluation_interval": "15s", "tests": tests}
+    assert agreement.run_promtool(promtool, document, rules_file.parent) == ""
 
 
 # --- a test that cannot fail proves nothing ----------------------------------------------------------
