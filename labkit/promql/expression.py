@@ -94,7 +94,8 @@ class Expression:
         -------
         Vector
             A scalar comes back as a vector of one sample without labels. The result shares no memory with
-            the database; metric names stand in its table. After ``topk`` and ``bottomk`` only the kept samples are there, best first.
+            the database; metric names stand in its table. After ``topk`` and
+            ``bottomk`` only the kept samples are there, best first.
 
         Raises
         ------
