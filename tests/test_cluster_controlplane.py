@@ -18,7 +18,7 @@ ADDRESS = "127.0.0.9"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabFolder:
     monkeypatch.setenv("LABKIT_STATE", str(tmp_path))
-    monkeypatch.setenv("KUBECONFIG", "/home/somebody/.kube/config")
+    monkeypatch.setenv("KUBECONFIG", "/somebody/.kube/config")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     folder = LabFolder("x")
     folder.bin.mkdir(parents=True)
