@@ -28,6 +28,7 @@ from labkit import versions as pinned
 from labkit.analysis.tables import COLUMNS, Tables, conform, conform_all
 from labkit.clock import WALL_CLOCK
 from labkit.errors import ResultError
+from labkit.scenario import Scenario, parse_scenario
 
 Status = Literal["succeeded", "failed", "interrupted"]
 
@@ -35,6 +36,7 @@ RUN_FILE: Final = "run.json"
 RUNS_FILE: Final = "runs.parquet"
 EXPERIMENT_FILE: Final = "experiment.json"
 REPORT_FILE: Final = "report.html"
+SCENARIOS_FOLDER: Final = "scenarios"
 _PARTIAL_PREFIX: Final = ".partial-"
 _LIBRARIES: Final = ("numpy", "pandas", "scipy")
 
@@ -250,6 +252,23 @@ def read_run(folder: Path) -> RunRecord:
         return RunRecord(**content)
     except TypeError as exc:
         raise ResultError(f"cannot read {path}: {exc}; the run must be repeated") from exc
+
+
+def write_scenario(folder: Path, scenario: Scenario) -> None:
+    """Keep what was played: as ``scenarios/<name>.json`` of an experiment, or beside ``run.json`` of a single run."""
+    write_json(folder / f"{scenario.name}.scenario.json", scenario.document)
+
+
+def read_scenario(folder: Path) -> Scenario | None:
+    """Return what a run played, in the size it had; None where it was not kept."""
+    record = read_run(folder)
+    for place in (folder, folder.parent / SCENARIOS_FOLDER):
+        path = place / f"{record.scenario}.scenario.json"
+        if path.is_file():
+            scenario = parse_scenario(json.loads(path.read_text(encoding="utf-8")), str(path))
+            size = record.parameters.get("nodes")
+            return scenario if size is None else scenario.with_nodes(size)
+    return None
 
 
 def read_experiment(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -438,4 +438,4 @@ def survival(times: FloatArray, censored: BoolArray, strata: Sequence[str]) -> S
 
 def _carried(values: FloatArray) -> FloatArray:
     """Fill values that do not exist with the last one that does, 1 before the first."""
-    return pd.Series(np.asarray(values, dtype=np.float64)).ffill().fillna(1.0).to_numpy(np.float64)
+    return np.asarray(pd.Series(values, dtype="float64").ffill().fillna(1.0), dtype=np.float64)

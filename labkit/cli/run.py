@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from labkit import results
     from labkit.lab import Lab
     from labkit.runner import play, record_of
+    from labkit.scenario import load_scenario
 
     spec = _spec(args)
     try:
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         _save_unfinished(spec, args.out, "failed", str(exc))
         raise
     if args.out is not None:
-        results.write_run(args.out, record_of(played), results.encode_tables(played.tables))
+        with results.new_folder(args.out) as folder:
+            results.write_scenario(folder, load_scenario(spec.scenario))
+            results.fill_run(folder, record_of(played, spec), results.encode_tables(played.tables))
     if args.json:
         print(json.dumps(played.summary, indent=1, allow_nan=False))
     else:

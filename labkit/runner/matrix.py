@@ -20,6 +20,7 @@ from labkit.results import RunRecord
 from labkit.runner import live, twin
 from labkit.runner.play import context
 from labkit.runner.progress import Progress, Silent
+from labkit.scenario import load_scenario
 from labkit.versions import RESULTS_API_VERSION
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,13 @@ def carry_out(
         After the finished runs are safe on disk.
     """
     watcher: Progress = progress if progress is not None else Silent()
-    what.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        what.folder.mkdir(parents=True, exist_ok=True)
+        (what.folder / results.SCENARIOS_FOLDER).mkdir(exist_ok=True)
+    except OSError as exc:
+        raise ResultError(f"wanted to write into {what.folder}, found: {exc.strerror}; use another --out") from exc
+    for name in sorted({run.scenario for run in what.todo}):
+        results.write_scenario(what.folder / results.SCENARIOS_FOLDER, load_scenario(name))
     status: Literal["succeeded", "failed", "interrupted"] = "interrupted"
     watcher.begin(len(what.todo), len(what.runs) - len(what.todo))
     new = 0

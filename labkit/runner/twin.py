@@ -7,6 +7,8 @@ need no common disk. A run that fails is a result too. When a worker dies Dask p
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,13 +77,7 @@ def connect(address: str | None) -> Iterator[Client]:
     # belongs to us, not to the terminal.
     with dask.config.set({"distributed.scheduler.allowed-failures": 3, "distributed.logging.distributed": "critical"}):
         if address is None:
-            with (
-                LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
-                    dashboard_address=None, silence_logs=50,
-                ) as cluster,
-                Client(cluster) as client,  # type: ignore[no-untyped-call]
-            ):  # fmt: skip
+            with _local_cluster() as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
                 yield client
             return
         try:
@@ -93,6 +89,20 @@ def connect(address: str | None) -> Iterator[Client]:
             ) from exc
         with client:
             yield client
+
+
+def _local_cluster() -> Any:
+    """Start one worker per core, deaf to Ctrl-C: this process alone hears it, and then tells them to stop."""
+    main = threading.current_thread() is threading.main_thread()
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        return LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address=None, silence_logs=50,
+        )  # fmt: skip
+    finally:
+        if heard is not None:
+            signal.signal(signal.SIGINT, heard)
 
 
 def batch_size(run_seconds: float) -> int:
@@ -115,7 +125,7 @@ def play_all(jobs: Sequence[Job], client: Any) -> Iterator[Finished]:
         if batch:
             future = client.submit(play_batch, batch, pure=False)
             batch_of[future.key] = batch
-            waiting.add(future)
+            waiting.add(future)  # type: ignore[no-untyped-call]
 
     for _ in range(BATCHES_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))):
         submit(1)
