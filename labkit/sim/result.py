@@ -26,6 +26,7 @@ from labkit.sim.metrics import write_evictions as write_evictions_metric
 from labkit.sim.movement import MigrationRow
 from labkit.sim.openmetrics import write_openmetrics
 from labkit.sim.recorder import Recorder
+from labkit.sim.regret import Regret, regret_of
 from labkit.sim.scores import Scorer, rules_with
 from labkit.sim.settings import Policy, Timing
 
@@ -177,6 +178,43 @@ class SimResult:
                 "memory": memory[there],
             }
         )
+
+    def regret(self, *, exact: bool = False) -> Regret:
+        """Return how far the run ended from the flattest placement reachable with as many moves."""
+        return regret_of(self, exact=exact)
+
+    def window_problem(
+        self, window_seconds: float, samples: int
+    ) -> tuple[tuple[FloatArray, FloatArray, IntArray, FloatArray, FloatArray], float]:
+        """Return what the end of the run looks like to somebody who may place the VMs anew.
+
+        Returns
+        -------
+        tuple
+            Cores in use (n_samples, n_vms), memory requests, first node of each VM, cores and memory of each node,
+            over the VMs and nodes that were there throughout; and the run's own mean standard deviation of CPU usage.
+        """
+        fleet = self._fleet
+        times = np.linspace(max(self.duration_seconds - window_seconds, 0.0), self.duration_seconds, samples)
+        node = self._nodes_at(times)
+        nodes = np.flatnonzero(fleet.ready)
+        number = np.full(len(fleet.nodes) + 1, NOWHERE, dtype=np.int64)
+        number[nodes] = np.arange(len(nodes))
+        vms = np.flatnonzero((number[node] != NOWHERE).all(axis=0))
+        first = np.full(len(fleet.vms), NOWHERE, dtype=np.int64)
+        for _, vm, place in self._placements:
+            if place != NOWHERE and number[first[vm]] == NOWHERE:
+                first[vm] = place
+        cpu, _ = fleet.loads.block(times)
+        demand = (cpu * fleet.cores)[:, vms]
+        cores = fleet.node_cores[nodes]
+        used = [
+            np.bincount(number[node[row, vms]], weights=demand[row], minlength=len(nodes)) / cores
+            for row in range(samples)
+        ]
+        actual = float(np.mean([row.std() for row in used]))
+        problem = demand, fleet.memory_bytes[vms], number[first[vms]], cores, fleet.memory_capacity[nodes]
+        return problem, actual
 
     def _nodes_at(self, times: FloatArray) -> IntArray:
         """Return each VM's node at each instant, shape (n_times, n_vms)."""
