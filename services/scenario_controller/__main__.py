@@ -28,6 +28,8 @@ from services.scenario_controller.app import ScenarioController, create_app
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+GATHER_SECONDS = 0.1
+"""Changes come in swarms: a look follows the first of them by this much."""
 STUCK_SECONDS = 120.0
 """A look that takes longer than this means that the process should be started anew."""
 
@@ -65,7 +67,8 @@ def main() -> None:
             logger.warning("will try again: %s", error)
             seconds = RETRY_SECONDS
         last_look[0] = WALL_CLOCK.monotonic()
-        controller.wake.wait(min(seconds, STUCK_SECONDS / 2))
+        if controller.wake.wait(min(seconds, STUCK_SECONDS / 2)):
+            WALL_CLOCK.wait(GATHER_SECONDS)
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

@@ -25,6 +25,7 @@ from labkit.names import (
     SETTLE_SECONDS,
 )
 from labkit.scenario import Event, Node, Scenario, parse_scenario
+from labkit.scenario.expansion import Expansion
 from services.scenario_controller.logic import (
     STATUS_LAB_SECONDS,
     choose,
@@ -85,6 +86,7 @@ class ScenarioController:
         self._tempo = tempo
         self._clock = clock
         self._placed_since: tuple[str, float] | None = None
+        self._current: tuple[tuple[str, int], Scenario, Expansion] | None = None
         self._statuses: dict[str, dict[str, Any]] = {}
         """By UID, the status as this process wrote it last: nobody else writes it, and the watch is behind."""
         self.wake = threading.Event()
@@ -105,8 +107,7 @@ class ScenarioController:
         if current is None:
             return 60.0
         try:
-            scenario = parse_scenario(current, f"scenario {current['metadata']['name']}")
-            expansion = scenario.expand(None)
+            scenario, expansion = self._read(current)
         except InputError as error:
             self._report(current, {"phase": "Failed", "message": str(error), "endTime": timestamp(self._clock.now())})
             self._kube.record_event(
@@ -116,6 +117,14 @@ class ScenarioController:
         if phase_of(self._status(current)) == "Pending":
             return self._place(current, scenario, expansion.nodes, list(expansion.vms))
         return self._play(current, scenario, list(expansion.events))
+
+    def _read(self, obj: Object) -> tuple[Scenario, Expansion]:
+        """Return what an object says; each version of it is expanded once."""
+        version = obj["metadata"]["uid"], obj["metadata"].get("generation", 0)
+        if self._current is None or self._current[0] != version:
+            scenario = parse_scenario(obj, f"scenario {obj['metadata']['name']}")
+            self._current = (version, scenario, scenario.expand())
+        return self._current[1:]
 
     # --- before lab time 0 ----------------------------------------------------------------------------
 
