@@ -26,9 +26,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labkit import plots, results
-from labkit.analysis import curves, metrics, statistics
+from labkit.analysis import curves, explanation, metrics, statistics
 from labkit.analysis.answer import answer, interval, number
 from labkit.analysis.statistics import Blocks, Comparison
+from labkit.analysis.tables import Tables
 from labkit.errors import InputError, ResultError
 from labkit.experiment import BASELINES
 from labkit.model import FloatArray
@@ -39,6 +40,8 @@ _MAX_RUNS_SHOWN: Final = 8
 _MAX_OVERLAY_RUNS: Final = 60
 """Of each treatment, at most so many runs are read for the curves over time."""
 _MAX_CURVES: Final = 8
+_EXPLAINED: Final = 3
+"""Of each run that is shown, so many migrations are explained."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,9 @@ def _curves(folder: Path, runs: pd.DataFrame) -> dict[str, tuple[FloatArray, Flo
     return found
 
 
-def _run_pictures(folder: Path, runs: pd.DataFrame, findings: Findings) -> Iterator[tuple[str, list[Picture]]]:
+def _run_pictures(
+    folder: Path, runs: pd.DataFrame, findings: Findings
+) -> Iterator[tuple[str, list[list[str]], list[Picture]]]:
     """Draw single runs: all of them where they are few, else one of the best and one of the baseline."""
     good = runs[runs["status"] == "succeeded"].assign(treatment=statistics.treatments(runs))
     if len(good) > _MAX_RUNS_SHOWN:
@@ -268,7 +273,8 @@ def _run_pictures(folder: Path, runs: pd.DataFrame, findings: Findings) -> Itera
             f"CPU standard deviation {number(row['cpu_stddev_initial'])} → {number(row['cpu_stddev_final'])}; "
             f"{int(row['migrations'])} migrations, {int(row['ping_pong_migrations'])} of them back and forth; {quiet}."
         )
-        yield run_id, [
+        why = _explanations(folder / run_id, tables)
+        yield run_id, why, [
             _draw(partial(plots.scores, tables), title="Scores", size=(6.6, 3.4), reading=summary),
             _draw(partial(plots.utilisation, tables), title="CPU use", size=(6.6, 3.4), reading=""),
             _draw(
@@ -280,6 +286,17 @@ def _run_pictures(folder: Path, runs: pd.DataFrame, findings: Findings) -> Itera
                 title="Placement", size=(6.6, 3.4), reading="",
             ),
         ]  # fmt: skip
+
+
+def _explanations(folder: Path, tables: Tables) -> list[list[str]]:
+    """Say of the first migrations of a run why the VMs moved."""
+    record, scenario = results.read_run(folder), results.read_scenario(folder)
+    return [
+        explanation.sentences(
+            explanation.explain(tables, number, algorithm=record.algorithm, scenario=scenario, seed=record.seed)
+        )
+        for number in range(1, min(_EXPLAINED, len(tables["migrations"])) + 1)
+    ]
 
 
 def _comparison_table(findings: Findings, name: str) -> dict[str, Any]:
@@ -420,7 +437,7 @@ details > summary { cursor: pointer; } a { color: var(--blue); }
 {% endfor %}
 </section>
 <section id="single"><h2>{% if single|length == runs|length %}Each run{% else %}Two runs from near{% endif %}</h2>
-{% for run_id, pictures in single %}
+{% for run_id, why, pictures in single %}
 <h3 id="{{ run_id }}"><a href="{{ run_id }}/">{{ run_id }}</a></h3>
 <p>{{ pictures[0].reading }}</p>
 <div class="four">
@@ -428,6 +445,13 @@ details > summary { cursor: pointer; } a { color: var(--blue); }
 <figure><img src="{{ picture.source }}" alt="{{ picture.title }} of {{ run_id }}"></figure>
 {% endfor %}
 </div>
+{% if why %}
+<details open><summary>Why the first VMs moved</summary><ol>
+{% for sentences in why %}
+<li>{{ sentences|join(" ") }}</li>
+{% endfor %}
+</ol><p class="quiet"><code>labkit explain {{ run_id }} --migration N</code> tells it of every other.</p></details>
+{% endif %}
 {% endfor %}
 </section>
 <section id="tables"><h2>In numbers</h2>

@@ -6,9 +6,9 @@ import pytest
 from example_run import LAB_SECONDS, example_tables
 
 from labkit import analysis
-from labkit.analysis import convergence, hotspots, imbalance, movement
+from labkit.analysis import convergence, explanation, hotspots, imbalance, movement
 from labkit.analysis.tables import NodeSeries
-from labkit.errors import ResultError
+from labkit.errors import InputError, ResultError
 
 DESIGN_KEYS = {
     "migrations", "evictions_requested", "converged", "time_to_converge_seconds", "cpu_stddev_initial",
@@ -243,3 +243,45 @@ def test_the_made_run_levels_out_and_goes_in_a_circle_once() -> None:
     assert straight["cpu_stddev_final"] < straight["cpu_stddev_initial"]
     assert straight["ping_pong_migrations"] == 0
     assert circle["ping_pong_migrations"] == 1
+
+
+def test_an_explanation_tells_cycle_candidates_and_destination() -> None:
+    found = explanation.explain(example_tables(), 1, algorithm="weighted_average")
+    # The made run's first cycle is at 60 s; its VM leaves the fullest node for the emptiest.
+    assert found.cycle_seconds == 60.0
+    assert found.migration["vm"] in found.candidates
+    at = found.nodes.set_index("node")
+    assert at.loc[found.migration["source"], "class"] == "overutilized"
+    parts = at[[f"part_{name}" for name in ("cpu_usage", "cpu_pressure", "memory_usage", "memory_pressure")]]
+    assert parts.sum(axis=1).to_numpy() == pytest.approx(at["score"].to_numpy())
+    text = " ".join(explanation.sentences(found))
+    assert f"asked to leave {found.migration['source']} at 60 s" in text
+    assert "above its threshold of" in text
+
+
+def test_an_explanation_rebuilds_what_the_scheduler_could_choose_from() -> None:
+    from labkit import sim
+    from labkit.scenario import load_scenario
+
+    scenario = load_scenario("quickstart")
+    result = sim.run(scenario, algorithm="linear_amplified_ippd_k3", seed=1, duration_seconds=240.0)
+    tables = {name: getattr(result, name) for name in analysis.COLUMNS}
+    assert len(tables["migrations"]) > 0
+    found = explanation.explain(tables, 1, algorithm="linear_amplified_ippd_k3", scenario=scenario, seed=1)
+    assert found.options is not None
+    options = found.options.set_index("node")
+    assert not options.loc[found.migration["source"], "fits"]
+    # Nothing else was under way at the first request: the twin's scheduler took a node of the highest score.
+    assert options.loc[found.migration["target"], "scheduler_score"] == options["scheduler_score"].max()
+
+
+def test_a_migration_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"wanted --migration from 1 to 8, .* found 9"):
+        explanation.explain(example_tables(), 9, algorithm="weighted_average")
+
+
+def test_placement_follows_the_changes() -> None:
+    rows = [(0.0, "a", "x"), (0.0, "b", "x"), (10.0, "a", "y"), (20.0, "b", "")]
+    changes = pd.DataFrame(rows, columns=["time_seconds", "vm", "node"])
+    assert explanation.placement_at(changes, 5.0) == {"a": "x", "b": "x"}
+    assert explanation.placement_at(changes, 20.0) == {"a": "y"}

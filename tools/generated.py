@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import Final
 
-GENERATORS: Final[tuple[str, ...]] = ("tools.algorithm_tables",)
+GENERATORS: Final[tuple[str, ...]] = ("tools.algorithm_tables", "tools.grafana_dashboards")
 
 
 def main() -> int:

@@ -142,12 +142,9 @@ def _options(
             table.bind(place[target], requests[name])
     fits = placement.feasible(table, requests[vm], [place[source]] if source in place else [])
     chosen = np.flatnonzero(fits)
-    score = pd.Series(placement.scores(table, requests[vm], chosen), index=chosen, dtype="Int64").reindex(
-        range(len(nodes))
-    )
-    return pd.DataFrame(
-        {"node": [node.name for node in nodes], "fits": fits, "scheduler_score": score.reindex(range(len(nodes)))}
-    )
+    score = pd.Series(placement.scores(table, requests[vm], chosen), index=chosen, dtype="Int64")
+    everywhere = score.reindex(range(len(nodes)))
+    return pd.DataFrame({"node": [node.name for node in nodes], "fits": fits, "scheduler_score": everywhere})
 
 
 def sentences(found: Explanation) -> list[str]:
