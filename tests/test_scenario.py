@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from labkit.datafiles import data_path
 from labkit.errors import InputError, ScenarioError
@@ -202,6 +203,17 @@ def test_the_document_of_a_scenario_is_a_scenario_again() -> None:
     scenario = load_scenario("quickstart")
     again = parse_scenario(copy.deepcopy(dict(scenario.document)), "again")
     assert again.expand() == scenario.expand()
+
+
+def test_every_field_of_the_schema_is_read_somewhere() -> None:
+    crd = yaml.safe_load(data_path("k8s", "crds", "simulationscenarios.yaml").read_text(encoding="utf-8"))
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    sources = "".join(path.read_text(encoding="utf-8") for path in data_path("labkit", "scenario").glob("*.py"))
+    sources += "".join(
+        path.read_text(encoding="utf-8") for path in data_path("services", "scenario_controller").glob("*.py")
+    )
+    unread = [name for name in spec if f'"{name}"' not in sources]
+    assert unread == []
 
 
 def test_with_duration_shortens_and_refuses_nonsense() -> None:
