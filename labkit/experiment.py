@@ -252,6 +252,12 @@ def _check_sense(experiment: Experiment, baseline: str | None, source: _Source) 
     if experiment.duration_seconds <= 0:
         raise source.error(("duration",), "wanted a duration above 0")
     if experiment.backend != "sim":
+        for index, policy in enumerate(experiment.policies):
+            if "migration_cooldown" in policy:
+                raise source.error(
+                    ("matrix", "policy", index, "migration_cooldown"),
+                    f"the cooldown exists on sim only, found backend {experiment.backend}: leave it out",
+                )
         for name in SIM_ONLY:
             if name in experiment.algorithms:
                 raise source.error(

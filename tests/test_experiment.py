@@ -119,6 +119,13 @@ def test_a_scenario_may_be_a_file_beside_the_experiment(tmp_path: Path) -> None:
         ("[101, 102]}", "[1], policy: [{limit: 3}]}", r"matrix\.policy\[0\]\.limit: wanted one of thresholds, "),
         ("[101, 102]}", "[1], policy: [{thresholds: x}]}", r"matrix\.policy\[0\]\.thresholds: .*LOW:HIGH"),
         ("[101, 102]}", "[1], policy: [{soft_taints: 1}]}", r"matrix\.policy\[0\]\.soft_taints: wanted true or false"),
+        (
+            WHOLE,
+            WHOLE.replace("oracle, ", "")
+            .replace("sim", "local")
+            .replace("102]}", "102], policy: [{migration_cooldown: 5m}]}"),
+            r"matrix\.policy\[0\]\.migration_cooldown: the cooldown exists on sim only",
+        ),
         (WHOLE, "just words", r"wanted a mapping with question"),
         (WHOLE, "question: [", r":1: wanted YAML"),
     ],

@@ -39,6 +39,7 @@ def watch(out: str) -> Callable[[LabProgress], None] | None:
     if not out:
         return None
     path = Path(out) / PROGRESS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(progress: LabProgress) -> None:
         results.write_json(path, {"lab_seconds": progress.lab_seconds, "migrations": progress.migrations})
@@ -61,6 +62,7 @@ def save(run: Run, out: str) -> str:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     results.fill_run(folder, record_of(run), results.encode_tables(run.tables))
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return f"saved in {folder.name}"
 
 
