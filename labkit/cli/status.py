@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"lab": args.name, "running": False}) if args.json else f"lab {args.name} is not up")
         return 1
     components = cluster.status(args.name)
-    well = all(entry.health in (cluster.HEALTHY, "scaled to 0") for entry in components)
+    well = all(entry.is_well for entry in components)
     if args.json:
         values = {
             "lab": lab.name,

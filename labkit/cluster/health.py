@@ -21,6 +21,7 @@ from labkit.names import ADDON_NODE_LABEL, HOST_NODE
 
 PROBE_SECONDS: Final = 2.0
 HEALTHY: Final = "ok"
+SWITCHED_OFF: Final = "scaled to 0"
 
 _VERSIONS: Final = {
     controlplane.ETCD: versions.ETCD,
@@ -54,6 +55,11 @@ class ComponentStatus:
     version: str
     ports: tuple[int, ...]
     restarts: int
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is as it is meant to be."""
+        return self.health in (HEALTHY, SWITCHED_OFF)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -156,7 +162,7 @@ def _addon_status(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> Com
     version = template["spec"]["containers"][0]["image"].rpartition(":")[2]
     wanted = deployment["spec"].get("replicas", 1)
     if wanted == 0:
-        health = "scaled to 0"
+        health = SWITCHED_OFF
     elif sum(is_ready(pod) for pod in own) == wanted:
         health = HEALTHY
     else:

@@ -100,7 +100,7 @@ def _listeners(pids: set[int]) -> set[tuple[str, int]]:
 def _wait_healthy(lab: RunningLab, *, timeout_seconds: float = 60.0) -> None:
     def all_healthy() -> bool:
         states = cluster.status(lab.name)
-        troubles[:] = [f"{entry.component}: {entry.health}" for entry in states if entry.health != HEALTHY]
+        troubles[:] = [f"{entry.component}: {entry.health}" for entry in states if not entry.is_well]
         return len(states) > len(COMPONENTS) and not troubles
 
     troubles: list[str] = []
