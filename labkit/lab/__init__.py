@@ -59,6 +59,9 @@ class Backend(Protocol):
     def query_range(self, promql: str, start: float, end: float | None, step: float) -> pd.DataFrame:
         """Evaluate an expression over lab time."""
 
+    def set_load(self, vm: str, cpu: float) -> None:
+        """Let a VM use that share of its cores from now on."""
+
     def nodes(self) -> pd.DataFrame:
         """Return the nodes as they are."""
 
@@ -227,6 +230,18 @@ class Lab:
             Tidy: ``time_seconds``, one column per label, ``value``.
         """
         return self._backend.query_range(promql, start, end, step)
+
+    def set_load(self, vm: str, cpu: float) -> None:
+        """Let a VM of a live lab use that share of its cores from now on, whatever its scenario says.
+
+        Raises
+        ------
+        InputError
+            If the share is outside [0, 1], or the lab is the twin, whose runs are over when they can be looked at.
+        """
+        if not 0.0 <= cpu <= 1.0:
+            raise InputError(f"wanted a share of the VM's cores within [0, 1], found {cpu}")
+        self._backend.set_load(vm, cpu)
 
     def nodes(self) -> pd.DataFrame:
         """Return one row per node: node, cpu_usage, cpu_pressure, memory_usage, memory_pressure, vms."""

@@ -54,6 +54,7 @@ from labkit.names import (
     EVALUATION_INTERVAL_SECONDS,
     LAB_CONFIG_MAP,
     LAUNCHER_APP,
+    LOAD_ANNOTATION,
     MAX_TEMPO,
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
@@ -248,7 +249,7 @@ class Loop:
                 if algorithm != "none":
                     self._switch(algorithm, policy)
                 self._watch(time, duration_seconds, tell)
-                tell(Progress(duration_seconds, duration_seconds, self._migrations_so_far(), "collecting"))
+                tell(Progress(duration_seconds, duration_seconds, self._migrations_since(time), "collecting"))
                 log = self._descheduler_log()
             finally:
                 stop_descheduling(self._kube)
@@ -309,7 +310,7 @@ class Loop:
 
         def over() -> bool:
             now = time.at(WALL_CLOCK.now())
-            tell(Progress(min(now, duration_seconds), duration_seconds, self._migrations_so_far(), "running"))
+            tell(Progress(min(now, duration_seconds), duration_seconds, self._migrations_since(time), "running"))
             return now >= duration_seconds
 
         wait_until(
@@ -319,14 +320,16 @@ class Loop:
             poll_seconds=PROGRESS_SECONDS,
         )
 
-    def _migrations_so_far(self) -> int:
+    def _migrations_since(self, time: LabTime) -> int:
         """Return what progress shows; a pod manager that is just being restarted does not end a run."""
         try:
             records = self._migration_records(retries=0)
         except ComponentError as error:
             logger.info("%s", error)
         else:
-            self._seen = sum(1 for entry in records if entry.get("outcome") == "succeeded")
+            self._seen = sum(
+                entry.get("outcome") == "succeeded" and time.at(entry["requested"]) >= 0 for entry in records
+            )
         return self._seen
 
     def _migration_records(self, *, retries: int = 10) -> list[dict[str, Any]]:
@@ -430,6 +433,11 @@ class Loop:
             for vm in self._kube.list(VIRTUAL_MACHINES, VM_NAMESPACE)["items"]
         ]
         return pd.DataFrame(rows, columns=["vm", "node", "cores", "memory_bytes"])
+
+    def set_load(self, vm: str, cpu: float) -> None:
+        """Take a VM's curve away and give it a constant demand."""
+        change = {"metadata": {"annotations": {LOAD_ANNOTATION: None}}, "spec": {"utilization": {"cpu": f"{cpu:g}"}}}
+        self._kube.patch(VIRTUAL_MACHINES, vm, change, VM_NAMESPACE)
 
     def migrations(self) -> pd.DataFrame:
         """Return the migrations since lab time 0."""

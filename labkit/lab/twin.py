@@ -100,6 +100,10 @@ class Twin:
         rows = [(vm.name, last[vm.name], vm.cores, vm.memory_bytes) for vm in expansion.all_vms if last.get(vm.name)]
         return pd.DataFrame(rows, columns=["vm", "node", "cores", "memory_bytes"])
 
+    def set_load(self, vm: str, cpu: float) -> None:
+        """Refuse: a run of the twin is over when it can be looked at."""
+        raise InputError("wanted a live lab, found the twin: put a surge into the scenario's timeline instead")
+
     def migrations(self) -> pd.DataFrame:
         """Return the migrations of the last run."""
         return self._result.migrations
