@@ -576,7 +576,7 @@ def test_outer_mounts_come_before_inner_ones() -> None:
 
 
 def test_working_folder_is_made_where_it_is_missing() -> None:
-    assert arguments(working_dir="/work/here").endswith("--dir /work/here")
+    assert arguments(working_dir="/some/where").endswith("--dir /some/where")
     assert "--dir" not in arguments(working_dir="/usr/bin")
     assert not arguments(Mount("/s", "/data"), working_dir="/data/x").endswith("--dir /data/x")
 
