@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from labkit import cluster
+from labkit.cli import main
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names, state_home, write_whole
 from labkit.errors import ClusterError, InputError
 
@@ -101,3 +102,15 @@ def test_files_with_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     write_whole(file, "secret")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_state_that_cannot_be_written_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LABKIT_STATE", str(tmp_path / "file"))
+    assert main(["up", "--name", "a"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "LABKIT_STATE" in error
+    assert str(tmp_path / "file") in error

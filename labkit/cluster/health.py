@@ -16,10 +16,11 @@ from labkit.cluster.component import ProcessState
 from labkit.cluster.local import is_ready, supervisor_state
 from labkit.cluster.running import RunningLab
 from labkit.errors import KubeError
-from labkit.kube import DEPLOYMENTS, NODES, PODS
+from labkit.kube import DEPLOYMENTS, NODES, PODS, Resource
 from labkit.names import ADDON_NODE_LABEL, HOST_NODE
 
-PROBE_SECONDS: Final = 2.0
+PROBE_SECONDS: Final = 3.0
+"""A component that takes longer to answer counts as one that does not."""
 HEALTHY: Final = "ok"
 SWITCHED_OFF: Final = "scaled to 0"
 
@@ -125,16 +126,16 @@ def _get(connection: http.client.HTTPConnection, path: str) -> str:
 
 def _node_health(lab: RunningLab) -> str:
     try:
-        node = lab.kube.find(NODES, HOST_NODE)
+        node = lab.kube.request("GET", NODES.path(name=HOST_NODE), timeout_seconds=PROBE_SECONDS)
     except KubeError as error:
         return f"unknown ({error})"
-    return HEALTHY if node is not None and is_ready(node) else f"node {HOST_NODE} is not Ready"
+    return HEALTHY if is_ready(node) else f"node {HOST_NODE} is not Ready"
 
 
 def _addon_statuses(lab: RunningLab) -> list[ComponentStatus]:
     try:
-        deployments = lab.kube.list(DEPLOYMENTS)["items"]
-        pods = lab.kube.list(PODS, field_selector=f"spec.nodeName={HOST_NODE}")["items"]
+        deployments = _list(lab, DEPLOYMENTS)
+        pods = _list(lab, PODS, fieldSelector=f"spec.nodeName={HOST_NODE}")
     except KubeError as error:
         return [ComponentStatus("add-ons", f"unknown ({error})", "", (), 0)]
     return [
@@ -142,6 +143,13 @@ def _addon_statuses(lab: RunningLab) -> list[ComponentStatus]:
         for deployment in deployments
         if ADDON_NODE_LABEL in (deployment["spec"]["template"]["spec"].get("nodeSelector") or {})
     ]
+
+
+def _list(lab: RunningLab, resource: Resource, **query: str) -> list[dict[str, Any]]:
+    """Return the objects of a collection, within the time of a probe."""
+    answer = lab.kube.request("GET", resource.path(), query=query, timeout_seconds=PROBE_SECONDS)
+    items: list[dict[str, Any]] = answer["items"]
+    return items
 
 
 def _addon_status(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> ComponentStatus:

@@ -40,6 +40,8 @@ DOWN_SECONDS: Final = 15.0
 TOO_MANY_RESTARTS: Final = 4
 """A component that died that often during ``up`` will not come up."""
 LOG_TAIL_LINES: Final = 15
+MIN_FREE_GIB: Final = 0.5
+"""With less etcd cannot even begin; a lab that works for hours wants more (``labkit doctor``)."""
 
 
 def up(
@@ -72,13 +74,15 @@ def up(
         down again and its logs stay; otherwise the lab stays as it is, for a look and for another ``up``.
     """
     folder = LabFolder(config.name)
-    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _changing(folder):
+    with _state_errors(folder):
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _changing(folder), _state_errors(folder):
         new = not folder.exists
         record = _new_record(folder, config) if new else _known_record(folder, config)
         try:
             if new:
                 check_free(config.address, lab_ports())
+                _check_room(folder)
                 _remove_old_state(folder)
                 controlplane.write_identities(folder, config.address)
                 folder.write_record(record)
@@ -141,7 +145,7 @@ def down(name: str, *, say: Say = logger.info) -> bool:
     folder = LabFolder(name)
     if not folder.path.is_dir():
         return False
-    with _changing(folder):
+    with _changing(folder), _state_errors(folder):
         there = folder.exists or _supervisor_lock(folder).held_by_somebody
         if there:
             say(f"taking lab {name} down")
@@ -179,6 +183,15 @@ def _known_record(folder: LabFolder, config: LabConfig) -> LabRecord:
             )
     tools.require(config.tools)
     return record
+
+
+def _check_room(folder: LabFolder) -> None:
+    free_gib = shutil.disk_usage(folder.path).free / 2**30
+    if free_gib < MIN_FREE_GIB:
+        raise ClusterError(
+            f"wanted {MIN_FREE_GIB:g} GiB of disk for the lab in {folder.path}, found {free_gib:.2f} GiB free: "
+            "make room, or set LABKIT_STATE to another folder"
+        )
 
 
 def _remove_old_state(folder: LabFolder) -> None:
@@ -377,6 +390,20 @@ def _changing(folder: LabFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _state_errors(folder: LabFolder) -> Iterator[None]:
+    """Tell what is wrong with the folder of a lab's state, such as a full disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever listened to what is being done has gone
+    except OSError as exc:
+        raise ClusterError(
+            f"wanted to write the state of lab {folder.name!r} in {folder.path}, found: {exc.strerror or exc}; "
+            "make room or rights there, or set LABKIT_STATE to another folder"
+        ) from exc
 
 
 def _change_lock(folder: LabFolder) -> Path:

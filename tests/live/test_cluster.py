@@ -16,7 +16,7 @@ import pytest
 
 from labkit import cluster
 from labkit.clock import wait_until
-from labkit.cluster import HEALTHY, LabConfig, RunningLab
+from labkit.cluster import HEALTHY, LabConfig, RunningLab, local
 from labkit.cluster.config import LabFolder
 from labkit.cluster.local import is_ready, supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
@@ -318,6 +318,21 @@ def test_killed_component_is_back_within_ten_seconds(lab: RunningLab, component:
     _wait_healthy(lab)
 
 
+def test_status_answers_while_the_api_server_hangs(lab: RunningLab) -> None:
+    _wait_healthy(lab)
+    process = _processes(lab)["kube-apiserver"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        states = {entry.component: entry for entry in cluster.status(lab.name)}
+        assert time.monotonic() - began < 15
+        assert states["kube-apiserver"].health.startswith("does not answer")
+        assert states["etcd"].is_well
+    finally:
+        os.kill(process, signal.SIGCONT)
+    _wait_healthy(lab)
+
+
 def test_pods_that_the_node_controller_gave_up_become_ready_again(new_lab: NewLab) -> None:
     lab = new_lab()
     pod = {
@@ -406,6 +421,14 @@ def test_taken_port_is_named_with_its_holder_and_nothing_is_left() -> None:
         cluster.up(config)
     assert not LabFolder(config.name).exists
     assert cluster.running(config.name) is None
+
+
+def test_lack_of_disk_is_one_clear_line_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MIN_FREE_GIB", 10.0**6)
+    config = LabConfig(name="test-full", address="127.0.0.4")
+    with pytest.raises(ClusterError, match=r"GiB of disk for the lab in .* LABKIT_STATE"):
+        cluster.up(config)
+    assert not LabFolder(config.name).exists
 
 
 @pytest.mark.parametrize("seconds", [0.8, 3.0], ids=["early", "while it starts"])
