@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from labkit import plots, results
 from labkit.analysis import curves, explanation, metrics, statistics
 from labkit.analysis.answer import answer, interval, number
+from labkit.analysis.imbalance import mean
 from labkit.analysis.statistics import Blocks, Comparison
 from labkit.analysis.tables import Tables
 from labkit.errors import InputError, ResultError
@@ -248,7 +249,7 @@ def _curves(folder: Path, runs: pd.DataFrame) -> dict[str, tuple[FloatArray, Flo
             spread.append(curves.imbalance(tables, grid))
             moves.append(curves.migrations(tables, grid))
         if spread:
-            found[str(name)] = (grid, np.nanmean(spread, axis=0), np.mean(moves, axis=0))
+            found[str(name)] = (grid, mean(np.column_stack(spread)), np.mean(moves, axis=0))
     return found
 
 
