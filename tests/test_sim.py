@@ -173,6 +173,27 @@ def test_a_copy_that_cannot_converge_fails_backs_off_and_tries_again() -> None:
     assert (result.nodes.query("node == 'node-1'")["vms"] == 8).all(), "a VM whose migration fails stays"
 
 
+def test_software_latencies_delay_start_and_end_of_copies() -> None:
+    timing = {"start_seconds": 2.7, "end_seconds": 1.3, "first_cycle_seconds": 17.441997528076172}
+    late, plain = (sim.run(scenario(), algorithm=K3, timing=given) for given in (timing, {}))
+    first = late.migrations.iloc[0]
+    assert first["started_seconds"] - first["requested_seconds"] == pytest.approx(2.7)
+    seconds = [(r.migrations["ended_seconds"] - r.migrations["started_seconds"]).iloc[0] for r in (late, plain)]
+    assert seconds[0] == pytest.approx(seconds[1] + 1.3)
+
+
+def test_a_target_that_finds_no_node_fails_after_its_time() -> None:
+    pools = [
+        {"name": "big", "count": 4, "resources": {"cpu": 2, "memory": "48Gi"}, "load": {"cpu": 0.1, "memory": 0.1}}
+    ]
+    timeline = [{"at": "1m", "type": "drain_node", "node": "node-1"}]
+    result = sim.run(scenario(vmPools=pools, timeline=timeline), algorithm="none")
+    moves = result.migrations
+    assert moves["ended_seconds"].tolist()[:2] == [360.0, 680.0], "5 min pending, 20 s back-off, 5 min pending"
+    assert (moves["target"] == "").all()
+    assert (result.nodes.query("node == 'node-1'")["vms"] == 1).all()
+
+
 def test_thresholds_decide_whether_anything_happens() -> None:
     eager = sim.run(scenario(), algorithm="weighted_average", policy={"thresholds": "0:5"})
     lazy = sim.run(scenario(), algorithm="weighted_average", policy={"thresholds": "High"})

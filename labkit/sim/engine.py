@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -27,6 +27,10 @@ from labkit.sim.metrics import Sample
 from labkit.sim.movement import Movement
 from labkit.sim.recorder import Recorder
 from labkit.sim.settings import Policy, Timing
+
+
+MOST_REPEATS: Final = 10_000
+"""Migrations may do so much at one instant; more would be an error of this program that shows as a hang."""
 
 
 class Kind(IntEnum):
@@ -105,9 +109,13 @@ class Engine:
             heapq.heappush(queue, (event[0], Kind.TIMELINE, number))
         timeline = [event[1] for event in self._timeline()]
         tainter = SoftTainter(self.fleet, self.descheduler) if self.policy.soft_taints else None
+        repeats = 0
         while True:
             due = self.movement.next_time(self.fleet.time)
             if (due, Kind.MOVEMENT) < queue[0][:2]:
+                repeats = repeats + 1 if due == self.fleet.time else 0
+                if repeats > MOST_REPEATS:
+                    raise AssertionError(f"the clock stands still at lab time {due!r}: a migration is due and not done")
                 time, kind, number = due, Kind.MOVEMENT, 0
             else:
                 time, kind, number = heapq.heappop(queue)

@@ -228,12 +228,21 @@ class Movement:
         times = [self.marks[vm].not_before for vm in self._queue if self.marks[vm].not_before > now]
         for migration in self.running.values():
             if migration.target == NOWHERE:
-                times.append(migration.begun + self._policy.pending_timeout_seconds)
+                times.append(self._gives_up(migration))
             elif migration.copy is None:
-                times.append(migration.begun + self._timing.start_seconds)
+                times.append(self._starts(migration))
             else:
                 times.append(self._ends(migration))
         return min(times, default=math.inf)
+
+    # Whether something is due is asked with the very number that ``next_time`` announced: a difference of times may
+    # round to less, and the clock would stand still.
+
+    def _starts(self, migration: _Migration) -> float:
+        return migration.begun + self._timing.start_seconds
+
+    def _gives_up(self, migration: _Migration) -> float:
+        return migration.begun + self._policy.pending_timeout_seconds
 
     def _ends(self, migration: _Migration) -> float:
         assert migration.copy is not None
@@ -254,7 +263,7 @@ class Movement:
     def _end_copies(self, time: float) -> None:
         for vm, migration in list(self.running.items()):
             if migration.target == NOWHERE:
-                if time - migration.begun >= self._policy.pending_timeout_seconds:
+                if self._gives_up(migration) <= time:
                     self._fail(vm, time)
             elif migration.copy is not None and self._ends(migration) <= time:
                 if not migration.copy.outcome:
@@ -270,7 +279,7 @@ class Movement:
         fleet, began = self.fleet, False
         for migration in self.running.values():
             waiting = migration.target != NOWHERE and migration.copy is None
-            if waiting and time - migration.begun >= self._timing.start_seconds:
+            if waiting and self._starts(migration) <= time:
                 vm = migration.vm
                 if not began:
                     self._settle(time)
@@ -330,13 +339,15 @@ class Movement:
     def _settle(self, time: float) -> None:
         """Bring every copy up to an instant at the rate that it had."""
         for migration in self.running.values():
-            if migration.copy is not None and migration.copied_until < time:
-                migration.copy = advance(migration.copy, migration.rate, time - migration.copied_until)
-                migration.copied_until = time
+            copy = migration.copy
+            if copy is not None and not copy.outcome and migration.copied_until < time:
+                migration.copy = advance(copy, migration.rate, time - migration.copied_until)
+                ran = migration.copy.elapsed_seconds - copy.elapsed_seconds
+                migration.copied_until = migration.copied_until + ran if migration.copy.outcome else time
 
     def _share(self) -> None:
         """Share the links anew among the copies that run."""
-        copying = [migration for migration in self.running.values() if migration.copy is not None]
+        copying = [m for m in self.running.values() if m.copy is not None and not m.copy.outcome]
         rates = fair_rates([m.source for m in copying], [m.target for m in copying], self._link, self._policy)
         for migration, rate in zip(copying, rates.tolist(), strict=True):
             migration.rate = rate
