@@ -182,6 +182,12 @@ def test_software_latencies_delay_start_and_end_of_copies() -> None:
     assert seconds[0] == pytest.approx(seconds[1] + 1.3)
 
 
+def test_requests_of_one_cycle_follow_each_other() -> None:
+    result = sim.run(scenario(), algorithm=K3, timing={"request_seconds": 2.5})
+    assert result.evictions["time_seconds"].tolist()[:2] == [30.0, 32.5]
+    assert result.migrations["started_seconds"].tolist()[:2] == [30.0, 32.5]
+
+
 def test_a_target_that_finds_no_node_fails_after_its_time() -> None:
     pools = [
         {"name": "big", "count": 4, "resources": {"cpu": 2, "memory": "48Gi"}, "load": {"cpu": 0.1, "memory": 0.1}}

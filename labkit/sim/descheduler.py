@@ -50,9 +50,19 @@ class Descheduler:
         Order of pods of equal rank and of nodes of equal usage, which the descheduler leaves to chance.
     tempo : int
         Lab seconds per wall second: the cache's timeout is in wall time on every backend.
+    request_seconds : float
+        Between two requests of one cycle.
     """
 
-    def __init__(self, fleet: Fleet, movement: Movement, policy: Policy, rng: np.random.Generator, tempo: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        movement: Movement,
+        policy: Policy,
+        rng: np.random.Generator,
+        tempo: int,
+        request_seconds: float = 0.0,
+    ) -> None:
         self.cycles: list[Cycle] = []
         self.evictions: list[tuple[float, int, int, str]] = []
         """Time, VM, node and result of each request that was sent."""
@@ -63,6 +73,8 @@ class Descheduler:
         self._policy = policy
         self._rng = rng
         self._tempo = tempo
+        self._request_seconds = request_seconds
+        self._sent = 0
         self._cache = EvictionCache()
         self._swept = 0.0
 
@@ -90,14 +102,17 @@ class Descheduler:
         found = self.classified(scores, present)
         if found is None:
             return None
+        self._sent = 0
         cycle = Cycle(time, *found)
         self.cycles.append(cycle)
         return cycle
 
     def request(self, vm: int, node: int, time: float) -> bool:
         """Send one eviction request; tell whether it was accepted."""
-        result = self._movement.evict(vm, time)
-        self.evictions.append((time, vm, node, result))
+        at = time + self._sent * self._request_seconds
+        self._sent += 1
+        result = self._movement.evict(vm, at)
+        self.evictions.append((at, vm, node, result))
         self._count(result, node)
         return True
 

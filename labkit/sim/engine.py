@@ -28,7 +28,6 @@ from labkit.sim.movement import Movement
 from labkit.sim.recorder import Recorder
 from labkit.sim.settings import Policy, Timing
 
-
 MOST_REPEATS: Final = 10_000
 """Migrations may do so much at one instant; more would be an error of this program that shows as a hang."""
 

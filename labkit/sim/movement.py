@@ -199,6 +199,11 @@ class Movement:
     def evict(self, vm: int, time: float) -> str:
         """Answer an eviction of a VM's pod as the webhook does.
 
+        Parameters
+        ----------
+        time : float
+            When it is answered; not before the present, and what follows from it does not happen before.
+
         Returns
         -------
         str
@@ -210,7 +215,7 @@ class Movement:
         if strategy == "None":
             self.restart(vm, time)
             return "success"
-        self.marks[vm] = _Mark(int(self.fleet.node_of[vm]), time)
+        self.marks[vm] = _Mark(int(self.fleet.node_of[vm]), time, not_before=time)
         if strategy in _MOVING_STRATEGIES:
             self._queue.append(vm)
         return "background"

@@ -124,6 +124,8 @@ class Timing:
         First descheduling cycle.
     cycle_seconds : float or None
         Distance of cycles as measured; None is the policy's interval.
+    request_seconds : float
+        Between two eviction requests of one cycle: the descheduler waits for each answer.
     start_seconds : float
         From an accepted eviction to the start of the copy: software, which no tempo makes quicker.
     end_seconds : float
@@ -134,6 +136,7 @@ class Timing:
     rule_lag_seconds: float = 4.0
     first_cycle_seconds: float = 30.0
     cycle_seconds: float | None = None
+    request_seconds: float = 0.0
     start_seconds: float = 0.0
     end_seconds: float = 0.0
 

@@ -86,7 +86,8 @@ def run(
         machine,
         target_of=oracle.target_of if oracle is not None else None,
     )
-    descheduler = Descheduler(fleet, movement, settings, np.random.default_rng([used_seed, 2]), tempo)
+    chance = np.random.default_rng([used_seed, 2])
+    descheduler = Descheduler(fleet, movement, settings, chance, tempo, machine.request_seconds)
     movement.on_pod_gone = descheduler.pod_gone
     recorder = Recorder(len(fleet.nodes), duration, settings.evaluation_interval_seconds)
     loop = ScoreLoop(scored_by, fleet.node_names)
