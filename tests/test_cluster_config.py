@@ -24,6 +24,20 @@ def test_name_that_is_no_folder_or_label_is_refused(name: str) -> None:
         LabConfig(name=name)
 
 
+@pytest.mark.parametrize("name", ["..", "../other", "/etc", "a/../../b"])
+def test_name_never_leads_out_of_the_state_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("down", "status", "env", "logs", "up"):
+        assert main([verb, "--name", name]) == 2
+    assert "lab name" in capsys.readouterr().err
+
+
+def test_folder_that_is_no_lab_keeps_its_files(state: Path) -> None:
+    (state / "documents").mkdir()
+    (state / "documents" / "thesis.txt").write_text("years of work")
+    assert cluster.down("documents") is False
+    assert (state / "documents" / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "10.0.0.1", "localhost", "::1", "127.0.0", ""])
 def test_address_that_is_not_loopback_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="loopback address"):

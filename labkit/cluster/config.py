@@ -41,6 +41,19 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "labkit"
 
 
+def checked_name(name: str) -> str:
+    """Return a lab's name if it can be one: it is part of paths and of Kubernetes' names.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"wanted a lab name of lower-case letters, digits and dashes (at most 40), found {name!r}")
+    return name
+
+
 def default_name() -> str:
     """Return the lab that is meant where none is named: ``LABKIT_NAME``, else ``lab``."""
     return os.environ.get("LABKIT_NAME") or DEFAULT_NAME
@@ -76,10 +89,7 @@ class LabConfig:
     tools: str | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise InputError(
-                f"wanted a lab name of lower-case letters, digits and dashes (at most 40), found {self.name!r}"
-            )
+        checked_name(self.name)
         try:
             loopback = ipaddress.IPv4Address(self.address).is_loopback
         except ValueError:
@@ -127,10 +137,15 @@ class LabFolder:
     ----------
     name : str
         The lab.
+
+    Raises
+    ------
+    InputError
+        If that cannot be the name of a lab.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = checked_name(name)
         self.path = state_home() / name
         self.record_file = self.path / "lab.json"
         self.kubeconfig = self.path / "kubeconfig"
@@ -147,6 +162,29 @@ class LabFolder:
         self.hostnode = self.path / "hostnode"
         self.bin = self.path / "bin"
         """Goes first on the user's PATH: links to the tools that people type."""
+        self.admission_file = self.path / "admission.yaml"
+        self.audit_policy_file = self.path / "audit-policy.yaml"
+        self.kwok_file = self.path / "kwok.yaml"
+
+    @property
+    def passing(self) -> tuple[Path, ...]:
+        """Everything that goes when the lab is taken down. Nothing else is ever removed: the folder may be wrong."""
+        return (
+            self.kubeconfig,
+            self.pki,
+            self.etcd,
+            self.components_file,
+            self.status_file,
+            self.supervisor_lock,
+            self.applied_file,
+            self.hostnode_file,
+            self.hostnode,
+            self.bin,
+            self.admission_file,
+            self.audit_policy_file,
+            self.kwok_file,
+            self.record_file,  # last: while it is there, there is a lab to take down
+        )
 
     @property
     def exists(self) -> bool:
@@ -181,7 +219,11 @@ class LabFolder:
 def lab_names() -> list[str]:
     """Return the names of all labs that have state on this machine, sorted."""
     try:
-        return sorted(entry.name for entry in state_home().iterdir() if (entry / "lab.json").is_file())
+        return sorted(
+            entry.name
+            for entry in state_home().iterdir()
+            if _NAME.fullmatch(entry.name) and (entry / "lab.json").is_file()
+        )
     except FileNotFoundError:
         return []
 

@@ -172,7 +172,7 @@ def write_configuration(folder: LabFolder, record: LabRecord) -> None:
         "kubeConfigFile": str(pki / "webhook.kubeconfig"),
     }
     write_whole(
-        folder.path / "admission.yaml",
+        folder.admission_file,
         yaml.safe_dump(
             {
                 "apiVersion": "apiserver.config.k8s.io/v1",
@@ -184,8 +184,8 @@ def write_configuration(folder: LabFolder, record: LabRecord) -> None:
             }
         ),
     )
-    write_whole(folder.path / "audit-policy.yaml", yaml.safe_dump(audit_policy()))
-    write_whole(folder.path / "kwok.yaml", kwok_configuration())
+    write_whole(folder.audit_policy_file, yaml.safe_dump(audit_policy()))
+    write_whole(folder.kwok_file, kwok_configuration())
     config = record.config
     write_whole(
         folder.hostnode_file,
@@ -310,7 +310,7 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "etcd-keyfile": str(pki / "etcd-client.key"),
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
-        "admission-control-config-file": str(folder.path / "admission.yaml"),
+        "admission-control-config-file": str(folder.admission_file),
         "service-account-issuer": "https://kubernetes.default.svc",
         "service-account-key-file": str(pki / "service-account.key"),
         "service-account-signing-key-file": str(pki / "service-account.key"),
@@ -321,7 +321,7 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "kubelet-client-certificate": str(pki / "kubelet-client.crt"),
         "kubelet-client-key": str(pki / "kubelet-client.key"),
         "kubelet-preferred-address-types": "InternalIP",
-        "audit-policy-file": str(folder.path / "audit-policy.yaml"),
+        "audit-policy-file": str(folder.audit_policy_file),
         "audit-log-path": str(folder.audit_log),
         "audit-log-maxsize": "64",
         "audit-log-maxbackup": "2",
@@ -338,7 +338,7 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
     }
     kwok = {
         "kubeconfig": str(kubeconfig_of(folder, KWOK)),
-        "config": str(folder.path / "kwok.yaml"),
+        "config": str(folder.kwok_file),
         "manage-all-nodes": "false",
         "manage-nodes-with-annotation-selector": f"{FAKE_NODE_ANNOTATION}=fake",
         "node-ip": address,

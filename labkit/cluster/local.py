@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -83,7 +83,7 @@ def up(
             if new:
                 check_free(config.address, lab_ports())
                 _check_room(folder)
-                _remove_old_state(folder)
+                _remove((*(path for path in folder.passing if path != folder.supervisor_lock), folder.logs))
                 controlplane.write_identities(folder, config.address)
                 folder.write_record(record)
             _link_tools(folder, record, config)
@@ -194,11 +194,12 @@ def _check_room(folder: LabFolder) -> None:
         )
 
 
-def _remove_old_state(folder: LabFolder) -> None:
-    """Remove what an earlier lab of this name left, its logs included."""
-    for entry in folder.path.iterdir():
-        if entry.name not in (_change_lock(folder).name, folder.supervisor_lock.name):
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _link_tools(folder: LabFolder, record: LabRecord, config: LabConfig) -> None:
@@ -365,9 +366,7 @@ def _take_down(folder: LabFolder) -> None:
         except NotReadyError:
             _signal(state.pid, signal.SIGKILL)  # its children die with it
             wait_until(lambda: not lock.held_by_somebody, timeout_seconds=2.0, what="the supervisor to be killed")
-    for entry in folder.path.iterdir():
-        if entry.name not in (_change_lock(folder).name, folder.logs.name):
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    _remove(folder.passing)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
