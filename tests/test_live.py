@@ -200,6 +200,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_jupyterlab_in_a_browser_shows_the_view_and_takes_wishes(page: Page, tmp_path: Path) -> None:
     import base64
@@ -208,14 +209,18 @@ def test_jupyterlab_in_a_browser_shows_the_view_and_takes_wishes(page: Page, tmp
     wait_until(lambda: page.value(ready), timeout_seconds=120, poll_seconds=1, what="the notebook in JupyterLab")
     shown = "document.querySelectorAll('.labkit-view svg polyline').length"
 
+    untouched = "document.querySelector('.jp-InputPrompt').textContent.includes('[ ]')"
+
     def run_until_shown() -> bool:
-        # The kernel may not be there at first: ask again until the view is.
-        if page.value(shown):
-            return True
-        page.value("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
+        # Without a kernel yet the command does nothing: it is given again while no cell has begun.
+        if page.value(untouched):
+            page.value("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         return bool(page.value(shown))
 
-    wait_until(run_until_shown, timeout_seconds=150, poll_seconds=8, what="the view")
+    notebook = "document.querySelector('.jp-Notebook').innerText"
+    wait_until(
+        run_until_shown, timeout_seconds=200, poll_seconds=4, what="the view", found=lambda: str(page.value(notebook))
+    )
     assert page.value(shown) == 10  # five nodes in two charts
     clock = "document.querySelector('.labkit-clock').textContent"
     before = page.value(clock)

@@ -57,6 +57,10 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"labkit: interrupted; the same command goes on where {folder} ends", file=sys.stderr)
         return 130
+    failed = outcome.counts.get("failed", 0)
+    if failed:
+        print(f"labkit: {failed} runs failed; 'labkit results ls {folder}' names them, --retry-failed repeats them",
+              file=sys.stderr)  # fmt: skip
     report = None if args.no_report else conclude(what, progress=progress)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
     if args.json:
@@ -73,12 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(what.runs)} runs ({counts}), {outcome.new_runs} new: {folder}")
         if report is not None:
             print(f"report: {report}")
-    failed = outcome.counts.get("failed", 0)
-    if failed:
-        print(f"labkit: {failed} runs failed; 'labkit results ls {folder}' names them, --retry-failed repeats them",
-              file=sys.stderr)  # fmt: skip
-        return 1
-    return 0
+    return 1 if failed else 0
 
 
 def _find(file: Path) -> Path:
