@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,12 @@ def test_with_duration_shortens_and_refuses_nonsense() -> None:
         scenario.with_duration(0)
     with pytest.raises(InputError, match="1 node or more"):
         scenario.with_nodes(0)
+
+
+def test_a_scenario_survives_the_way_to_a_worker() -> None:
+    scenario = load_scenario("quickstart")
+    scenario.expand(1)
+    again = pickle.loads(pickle.dumps(scenario))
+    assert again == scenario
+    assert again.expand(1) == scenario.expand(1)
+    assert scenario.with_nodes(10).expand(1) != scenario.expand(1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from labkit.errors import ScenarioError
 from labkit.load import PressureModel
 from labkit.scenario.expansion import Expansion, expand, pool_nodes
 from labkit.scenario.values import Event, Node, VirtualMachine
+
+_KEPT_EXPANSIONS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Scenario:
     link_bytes_per_second: float
     pressure_model: PressureModel
     question: str
+    _expansions: dict[int, Expansion] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave expansions behind when the scenario is sent to a worker: they are quicker made than sent."""
+        return {**vars(self), "_expansions": {}}
 
     @property
     def timeline(self) -> tuple[Mapping[str, Any], ...]:
@@ -64,14 +71,19 @@ class Scenario:
         return self.expand(seed).events
 
     def expand(self, seed: int | None = None) -> Expansion:
-        """Return nodes, VMs and events together: one expansion, where both are wanted.
+        """Return nodes, VMs and events together; kept for the last few seeds, as runs of one seed share them.
 
         Raises
         ------
         ScenarioError
             If something does not fit together: a VM larger than any node, an event on a node that is not there.
         """
-        return expand(self.document["spec"], self.seed if seed is None else seed, self.source)
+        used = self.seed if seed is None else seed
+        if used not in self._expansions:
+            if len(self._expansions) >= _KEPT_EXPANSIONS:
+                del self._expansions[next(iter(self._expansions))]
+            self._expansions[used] = expand(self.document["spec"], used, self.source)
+        return self._expansions[used]
 
     def with_duration(self, duration_seconds: float) -> Scenario:
         """Return the scenario with another duration; later events are then not reached.
