@@ -205,7 +205,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 def test_jupyterlab_in_a_browser_shows_the_view_and_takes_wishes(page: Page, tmp_path: Path) -> None:
     import base64
 
-    ready = "!!(window.jupyterapp && window.jupyterapp.shell.currentWidget && document.querySelector('.jp-CodeCell'))"
+    ready = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
     wait_until(lambda: page.value(ready), timeout_seconds=120, poll_seconds=1, what="the notebook in JupyterLab")
     shown = "document.querySelectorAll('.labkit-view svg polyline').length"
 
