@@ -4,8 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from labkit.placement import NodeTable, PodRequest, Scheduler, feasible, nodes_to_find, scores, top_scored
+from labkit.placement import (
+    NodeTable,
+    PodRequest,
+    Scheduler,
+    _fits,
+    _look_at,
+    _resource_scores,
+    feasible,
+    nodes_to_find,
+    scores,
+    top_scored,
+)
 from labkit.scenario import Node, Taint
 from labkit.units import GIB
 
@@ -83,3 +96,23 @@ def test_a_large_cluster_is_searched_in_turn() -> None:
 def test_a_pod_requests_a_tenth_of_its_cores_and_all_memory(cores: float) -> None:
     request = PodRequest.of(replace(NODE, cores=cores, memory_bytes=2 * GIB))
     assert request == PodRequest(round(cores * 100), 2 * GIB)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bound=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4000), st.integers(1, 20 * GIB)), max_size=30),
+    pod=st.builds(PodRequest, st.integers(1, 4000), st.integers(1, 20 * GIB)),
+)
+def test_one_node_and_all_nodes_are_looked_at_alike(bound: list[tuple[int, int, int]], pod: PodRequest) -> None:
+    sizes = [(32, 64 * GIB), (16, 128 * GIB), (7.5, 31 * GIB), (64, 3 * GIB), (1, 1000 * GIB)]
+    nodes = table(*(replace(NODE, cores=cores, memory_bytes=memory) for cores, memory in sizes))
+    scheduler = Scheduler(np.random.default_rng(0))
+    scheduler.choose(nodes, pod)
+    for node, millicores, memory in bound:
+        nodes.bind(node, PodRequest(millicores, memory))
+        best = top_scored(nodes, pod).tolist()
+        assert scheduler.choose(nodes, pod) in (best or [-1])
+    found = [_look_at(nodes, pod, node) for node in range(len(nodes))]
+    every = slice(None)
+    assert [fits for fits, _ in found] == _fits(nodes, pod, every).tolist()
+    assert [score for _, score in found] == _resource_scores(nodes, pod, every).tolist()
