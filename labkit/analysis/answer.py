@@ -14,6 +14,10 @@ MIN_BLOCKS = 6
 """Below this no two-sided signed-rank test can reach p < 0.05: 2 / 2^5 = 0.0625."""
 
 
+MAX_NAMED = 5
+"""A sentence names no more algorithms than this of one verdict."""
+
+
 def number(value: float) -> str:
     """Write a number with three significant digits, without an exponent where it can be read without one."""
     if not np.isfinite(value):
@@ -50,11 +54,13 @@ def answer(
     Returns
     -------
     list of str
-        Three sentences. ``none``, ``random`` and ``oracle`` are ends of the scale and cannot be chosen.
+        Three sentences. Where several are best, the one with the fewest migrations is named. ``none``, ``random``
+        and ``oracle`` are ends of the scale and cannot be chosen.
     """
     found = {each.treatment: each for each in comparisons[primary.name]}
     choices = [name for name in found if name.split(" ")[0] not in BASELINES and "(again" not in name] or list(found)
-    best = min(choices, key=lambda name: primary.sign * found[name].mean.estimate)
+    moves = {each.treatment: each.mean.estimate for each in comparisons.get("migrations", ())}
+    best = min(choices, key=lambda name: (primary.sign * found[name].mean.estimate, moves.get(name, 0.0)))
     return [
         _first(found, best, primary, baseline),
         _second(designs, best, baseline, choices),
@@ -110,8 +116,11 @@ def _third(
     parts = [f"{len(names)} {verdict}" for verdict, names in verdicts.items() if names]
     text = f"Over {runs}, compared with {baseline}: {', '.join(parts)}" if parts else f"Over {runs}"
     if verdicts["equivalent"]:
-        text += f" (equivalent within ±{number(metric.rope)}: {_list(verdicts['equivalent'])})"
-    dropped = f"; {design.dropped} incomplete blocks were left out" if design.dropped else ""
+        named = f": {_list(verdicts['equivalent'])}" if len(verdicts["equivalent"]) <= MAX_NAMED else ""
+        text += f" (equivalent means within ±{number(metric.rope)}{named})"
+    dropped = ""
+    if design.dropped:
+        dropped = f"; incomplete blocks left out: {design.dropped}"
     return f"{text}; intervals hold 95 % and speak about these scenarios{dropped}."
 
 

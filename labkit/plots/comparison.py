@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 from scipy import stats
 
 from labkit.analysis.metrics import Metric
@@ -46,7 +47,8 @@ def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes
         if v != "baseline"
     ]
     if handles:
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.13 - 0.4 / max(len(order), 3)),
+        below = offset_copy(ax.transAxes, fig=ax.figure, y=-42, units="points")  # type: ignore[arg-type]
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below,
                   ncols=len(handles), fontsize=9)  # fmt: skip
     dress(ax, title=f"{metric.title}: difference to {baseline}", x=f"{words(metric)}, {metric.better} is better",
           grid="x")  # fmt: skip
