@@ -45,7 +45,8 @@ LAUNCHERS: Final = f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}"
 LASTING_SECONDS: Final = 5.0
 """How long a difference between two writers may last."""
 WITHOUT_POD_SECONDS: Final = 30.0
-EXPIRED: Final = 410
+AWAY: Final = (0, 403, 410, 429)
+"""Besides 5xx, what an API server answers that is away, begins anew, or has compacted what was asked for."""
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Invariants:
             version = answer["metadata"]["resourceVersion"]
             pods = self.kube.list(PODS, label_selector=LAUNCHERS, resource_version=version, exact=True)
         except KubeError as error:
-            if error.status in (0, EXPIRED) or error.status >= 500:
+            if error.status in AWAY or error.status >= 500:
                 return  # the API server is away, or compacted meanwhile: nothing was seen
             raise
         now = WALL_CLOCK.now()
