@@ -38,7 +38,7 @@ def components(folder: LabFolder) -> dict[str, Component]:
 
 
 def _arguments(component: Component) -> dict[str, str]:
-    return dict(word.removeprefix("--").split("=", 1) for word in component.command[1:])
+    return dict(word.removeprefix("--").split("=", 1) for word in component.command if word.startswith("--"))
 
 
 def test_every_listener_is_on_the_lab_s_address(components: dict[str, Component]) -> None:

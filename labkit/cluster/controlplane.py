@@ -370,13 +370,24 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         ),
         Component(
             KWOK,
-            _command(tools / KWOK, kwok),
+            _taking_over(tools / "kubectl", kubeconfig_of(folder, KWOK), _command(tools / KWOK, kwok)),
             environment,
             after=(API_SERVER,),
             gate=Gate(address, KWOK_PORT),
         ),
         Component(AGENT, agent, environment, after=(API_SERVER,), stop_seconds=AGENT_STOP_SECONDS),
     ]
+
+
+def _taking_over(kubectl: Path, kubeconfig: Path, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Let KWOK begin with the node leases of a predecessor out of its way.
+
+    Each KWOK process has an identity of its own and waits until its predecessor's leases have expired, 40 s, before
+    it looks after nodes and their pods. The supervisor runs one at a time, so nobody else can hold them.
+    """
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?fieldSelector=metadata.name!={HOST_NODE}"
+    script = '"$1" --kubeconfig="$2" delete --raw="$3" >/dev/null 2>&1; shift 3; exec "$@"'
+    return ("/bin/sh", "-c", script, KWOK, str(kubectl), str(kubeconfig), leases, *command)
 
 
 def _command(program: Path, arguments: Mapping[str, str]) -> tuple[str, ...]:

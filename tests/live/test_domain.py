@@ -522,9 +522,7 @@ def test_a_component_killed_during_migrations_costs_none_of_them(domain: Domain,
     wait_until(lambda: answers(domain), timeout_seconds=SECONDS, what="the API server to answer")
     for name in names:
         migration = domain.until_migrated(before[name], seconds=120.0)
-        # A killed KWOK leaves node leases behind that its successor waits for: 40 s, at tempo 15 ten lab minutes. No
-        # target starts meanwhile, so an attempt may be given up after its fifteen, and is then repeated.
-        assert migration.attempt == 1 or component == "kwok"
+        assert migration.attempt == 1
 
 
 def test_while_the_webhook_is_down_evictions_are_refused(domain: Domain) -> None:
