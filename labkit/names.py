@@ -37,8 +37,9 @@ TEMPO_KEY: Final = "LAB_TEMPO"
 EPOCH_KEY: Final = "LAB_EPOCH"
 """Wall-clock time, in seconds since 1970 (UTC), of lab time 0.
 
-The scenario controller moves it: to the far future while it places a scenario's VMs (before lab time 0 every curve has
-its value at 0), to now when the scenario starts. The exporter watches the ConfigMap, so one write starts every curve."""
+The scenario controller moves it: to the far future while it places a scenario's VMs (before lab time 0 every curve
+has its value at 0), to now when the scenario starts. The exporter watches the ConfigMap, so one write starts every
+curve."""
 PRESSURE_MODEL_KEY: Final = "LAB_PRESSURE_MODEL"
 """Curve from demand to pressure; ``monotone`` where it is not there."""
 SCRAPE_INTERVAL_KEY: Final = "LAB_SCRAPE_INTERVAL"

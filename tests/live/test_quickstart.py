@@ -38,9 +38,7 @@ def test_command_works_as_it_stands(lab: RunningLab, command: str) -> None:
     shell = ["bash", "-euo", "pipefail", "-c", there]
     if FOLLOWS.search(command):
         shell = ["timeout", str(FOLLOW_SECONDS), *shell]
-    done = subprocess.run(
-        shell, cwd=ROOT, env=lab.environment, capture_output=True, text=True, timeout=90, check=False
-    )
+    done = subprocess.run(shell, cwd=ROOT, env=lab.environment, capture_output=True, text=True, timeout=90, check=False)
     if FOLLOWS.search(command):
         assert done.returncode == 124, done.stderr
     else:
