@@ -433,13 +433,15 @@ def test_lack_of_disk_is_one_clear_line_and_nothing_is_left(monkeypatch: pytest.
 
 @pytest.mark.parametrize("seconds", [0.8, 3.0], ids=["early", "while it starts"])
 def test_interrupted_up_leaves_nothing(seconds: float) -> None:
-    name, address = "test-interrupted", "127.0.0.4"
+    name, address = "test-interrupted", "127.0.0.5"
     cluster.down(name)
     process = subprocess.Popen(
         [sys.executable, "-m", "labkit", "up", "--name", name, "--address", address],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background may ignore the signal that is sent here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline()  # it has begun

@@ -82,7 +82,7 @@ def process(lab: RunningLab, component: str) -> tuple[int | None, int]:
 
 
 def unhealthy(lab: RunningLab) -> list[str]:
-    return [f"{entry.component} {entry.health}" for entry in cluster.status(lab.name) if entry.health != "ok"]
+    return [f"{entry.component} {entry.health}" for entry in cluster.status(lab.name) if not entry.is_well]
 
 
 def kill_addon(lab: RunningLab, words: str) -> int:

@@ -605,11 +605,12 @@ def test_host_port_leads_to_the_container_port(cluster: Cluster) -> None:
 
 
 def test_sidecar_starts_before_and_ends_after(cluster: Cluster) -> None:
-    sidecar = python("import time; print('up', flush=True); time.sleep(1000)", name="side") | {
-        "restartPolicy": "Always",
-        "image": "x",
-    }
-    pod = cluster.run_to_end("with-sidecar", spec_of(python("print('main')"), initContainers=[sidecar]))
+    shared = {"volumeMounts": [{"name": "shared", "mountPath": "/shared"}]}
+    begun = "import pathlib, time; print('up', flush=True); pathlib.Path('/shared/up').touch(); time.sleep(1000)"
+    sidecar = python(begun, name="side") | shared | {"restartPolicy": "Always", "image": "x"}
+    waits = "import pathlib\nwhile not pathlib.Path('/shared/up').exists(): pass"
+    spec = spec_of(python(waits) | shared, initContainers=[sidecar], volumes=[{"name": "shared", "emptyDir": {}}])
+    pod = cluster.run_to_end("with-sidecar", spec)
     assert phase(pod) == "Succeeded"
     assert cluster.kubectl("logs", "with-sidecar", "-c", "side") == "up\n"
     cluster.kubectl("delete", "pod", "with-sidecar")

@@ -201,6 +201,11 @@ def test_a_score_of_ones_own_is_a_rule_and_a_query(
     lab: RunningLab, prometheus: Prometheus, no_rule: None, same_policy: str
 ) -> None:
     apply(lab, rule("clamp_max(max by (instance) (node_cpu_usage_ratio), 1)"))
+    wait_until(
+        lambda: {bool(sample.labels.get("instance")) for sample in prometheus.query(RECORD)} == {True},
+        timeout_seconds=30,
+        what="samples of this rule alone, and none of an earlier one of that name",
+    )
     switch = switch_algorithm(lab.kube, prometheus, f"query:{RECORD}", scores_timeout_seconds=15, timeout_seconds=60)
     assert switch.policy.query == RECORD
 

@@ -10,7 +10,7 @@ import pytest
 
 from labkit.clock import wait_until
 from labkit.cluster import RunningLab
-from labkit.kube import NODES, PODS, Object
+from labkit.kube import NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Object
 from labkit.names import FAKE_NODE_TAINT, NODE_TYPE_KWOK, NODE_TYPE_LABEL, VM_NAMESPACE
 from labkit.placement import NodeTable, PodRequest, top_scored
 from labkit.scenario import Node, Taint
@@ -93,6 +93,10 @@ def requests_of(pod: Object) -> PodRequest:
 
 def test_every_pod_lands_where_the_twin_scores_highest(lab: RunningLab, uneven_nodes: list[Node]) -> None:
     kube = lab.kube
+    # What earlier tests left would fill the nodes before the last pod has come.
+    kube.raw("DELETE", SIMULATION_SCENARIOS.path(VM_NAMESPACE))
+    kube.raw("DELETE", VIRTUAL_MACHINES.path(VM_NAMESPACE))
+    wait_until(lambda: not kube.list(PODS, VM_NAMESPACE)["items"], timeout_seconds=60, what="the VMs' pods to be gone")
     table = NodeTable(uneven_nodes)
     number_of = {node.name: number for number, node in enumerate(uneven_nodes)}
     for pod in kube.list(PODS)["items"]:
