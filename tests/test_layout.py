@@ -84,7 +84,7 @@ def test_no_address_of_a_registry_and_no_path_of_a_machine_is_committed() -> Non
     names = [
         "pypi" + ".org",
         "python" + "hosted",
-        "proxy.golang" + ".org",
+        ".".join(("proxy", "golang", "org")),
         "registry.npm" + "js",
         "/" + "root/",
         "/" + "home/",
