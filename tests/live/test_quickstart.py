@@ -27,12 +27,23 @@ def commands() -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", *SET_UP))]
 
 
+@pytest.fixture(scope="module")
+def furnished(lab: RunningLab) -> RunningLab:
+    """The lab as the document finds it: with the example VMs running."""
+    applied = lab.kubectl("apply", "-f", str(ROOT / "k8s" / "example-vms.yaml"))
+    assert applied.returncode == 0, applied.stderr
+    ready = lab.kubectl("wait", "vm", "--all", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+    assert ready.returncode == 0, ready.stderr
+    return lab
+
+
 def test_document_has_the_commands() -> None:
     assert len(commands()) >= 15
 
 
 @pytest.mark.parametrize("command", commands())
-def test_command_works_as_it_stands(lab: RunningLab, command: str) -> None:
+def test_command_works_as_it_stands(furnished: RunningLab, command: str) -> None:
+    lab = furnished
     # The document speaks of the default address; this lab has one of its own.
     there = command.replace("http://localhost:", f"http://{lab.address}:")
     shell = ["bash", "-euo", "pipefail", "-c", there]
