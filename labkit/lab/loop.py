@@ -49,7 +49,6 @@ from labkit.names import (
     DESCHEDULING_INTERVAL_KEY,
     DESCHEDULING_INTERVAL_SECONDS,
     DOMAIN_LABEL,
-    EPOCH_KEY,
     EVALUATION_INTERVAL_KEY,
     EVALUATION_INTERVAL_SECONDS,
     LAB_CONFIG_MAP,
@@ -65,6 +64,7 @@ from labkit.names import (
 from labkit.prometheus import Prometheus
 from labkit.scenario import Scenario
 from labkit.scoring import get
+from labkit.settings import read_settings
 from labkit.units import format_duration, parse_duration, parse_quantity
 
 logger = logging.getLogger(__name__)
@@ -160,10 +160,7 @@ class Loop:
 
     def use(self, algorithm: str, policy: Mapping[str, Any]) -> None:
         """Switch the running descheduler; ``none`` stops it."""
-        if "migration_cooldown" in policy:
-            raise InputError(
-                "wanted a policy of the live loop, found migration_cooldown: it exists on backend sim only"
-            )
+        _refuse_what_only_the_twin_has(policy)
         if algorithm == "none":
             stop_descheduling(self._kube)
         else:
@@ -184,10 +181,7 @@ class Loop:
     @contextmanager
     def _factors(self, policy: Mapping[str, Any]) -> Iterator[None]:
         """Set what a policy changes beside the descheduler's own policy, and set it back afterwards."""
-        if "migration_cooldown" in policy:
-            raise InputError(
-                "wanted a policy of the live loop, found migration_cooldown: it exists on backend sim only"
-            )
+        _refuse_what_only_the_twin_has(policy)
         descheduling = parse_duration(policy.get("descheduling_interval", DESCHEDULING_INTERVAL_SECONDS))
         evaluation = parse_duration(policy.get("evaluation_interval", EVALUATION_INTERVAL_SECONDS))
         limits = {option: str(policy[factor]) for factor, option in LIMITS.items() if factor in policy}
@@ -302,8 +296,7 @@ class Loop:
         wait_until(started, timeout_seconds=PLACE_SECONDS, what=f"scenario {scenario.name} to start", poll_seconds=0.2)
 
     def _time(self) -> LabTime:
-        epoch = self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"][EPOCH_KEY]
-        return LabTime(float(epoch), self.tempo)
+        return read_settings(self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"]).time
 
     def _watch(self, time: LabTime, duration_seconds: float, tell: Callable[[Progress], None]) -> None:
         """Let the loop run until the lab time is reached."""
@@ -479,6 +472,11 @@ class Loop:
             raise ComponentError(
                 f"{error}: look at 'kubectl describe pods -n {namespace} -l app={name}'", component=name
             ) from error
+
+
+def _refuse_what_only_the_twin_has(policy: Mapping[str, Any]) -> None:
+    if "migration_cooldown" in policy:
+        raise InputError("wanted a policy of the live loop, found migration_cooldown: it exists on backend sim only")
 
 
 class _Witness:
