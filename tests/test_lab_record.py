@@ -92,3 +92,20 @@ def test_nodes_without_a_score_are_there_and_nodes_without_load_are_not() -> Non
     assert nodes["vms"].tolist() == [3]
     assert nodes["time_seconds"].tolist() == [15.0]
     assert nodes["score"].isna().all()
+
+
+def test_timing_tells_phases_pauses_and_latencies() -> None:
+    cycles = pd.DataFrame({"time_seconds": [10.0, 10.0, 70.0, 70.0, 131.0, 131.0]})
+    migrations = pd.DataFrame(
+        {
+            "requested_seconds": [10.5, 11.5, 12.5, 70.5, 72.5],
+            "started_seconds": [12.5, 13.5, 40.0, 72.5, float("nan")],
+        }
+    )
+    assert record.timing(cycles, migrations) == {
+        "first_cycle_seconds": 10.0,
+        "cycle_seconds": 60.5,
+        "request_seconds": 1.0,
+        "start_seconds": 2.0,
+    }
+    assert record.timing(cycles[:0], migrations[:0]) == {}

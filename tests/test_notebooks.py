@@ -46,7 +46,7 @@ def test_notebook_runs_on_the_twin(path: Path, tmp_path: Path) -> None:
         parameters["out"] = str(tmp_path / "run")
     executed = papermill.execute_notebook(
         str(path), str(tmp_path / "executed.ipynb"), parameters=parameters, kernel_name="python3", progress_bar=False,
-        cwd=str(tmp_path), config=Config({"KernelManager": {"transport": "ipc"}}),
+        cwd=str(tmp_path), config=Config({"KernelManager": {"transport": "ipc", "ip": str(tmp_path / "k")}}),
     )  # fmt: skip
     shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)

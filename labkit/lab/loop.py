@@ -8,15 +8,13 @@ The parts of a run, in its order:
 4. the descheduler is started, and nothing is done but watching until the time is over;
 5. the descheduler is stopped and the tables are made.
 
-``Run.timing`` holds what this machine added, for the comparison with the twin: ``first_cycle_seconds`` (lab time of the
-first descheduling cycle), ``cycle_seconds`` (median distance of cycles), ``rule_lag_seconds`` (scrape to evaluation).
+``Run.timing`` holds what this machine added, for the comparison with the twin, by the names of
+:class:`labkit.sim.Timing`.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
@@ -259,7 +257,7 @@ class Loop:
             duration_seconds=duration_seconds,
             tables=tables,
             wall_seconds=WALL_CLOCK.monotonic() - began,
-            timing=self._timing(tables["cycles"]),
+            timing={**record.timing(tables["cycles"], tables["migrations"]), **self._phases()},
         )
 
     def _clear(self) -> None:
@@ -375,20 +373,18 @@ class Loop:
     def _range(self, promql: str, time: LabTime, start: float, end: float, step: float) -> pd.DataFrame:
         return self.prometheus.query_range(promql, time.wall(start), time.wall(end), step / time.tempo)
 
-    def _timing(self, cycles: pd.DataFrame) -> dict[str, float]:
-        """Measure what this machine added to the loop."""
-        timing: dict[str, float] = {}
-        starts = sorted(cycles["time_seconds"].unique())
-        if starts:
-            timing["first_cycle_seconds"] = float(starts[0])
-        if len(starts) > 1:
-            timing["cycle_seconds"] = float(statistics.median(b - a for a, b in itertools.pairwise(starts)))
+    def _phases(self) -> dict[str, float]:
+        """Measure when Prometheus scrapes and evaluates, within the scrape interval."""
+        time, phases = self._time(), {}
+        scraped = self.prometheus.query("min(timestamp(node_cpu_usage_ratio))")
+        if scraped:
+            phases["scrape_phase_seconds"] = time.at(scraped[0].value) % SCRAPE_INTERVAL_SECONDS
         lag = self.prometheus.query(
             "max(timestamp(descheduler:node:cpu_usage:ratio) - on (instance) timestamp(node_cpu_usage_ratio))"
         )
         if lag:
-            timing["rule_lag_seconds"] = lag[0].value * self.tempo % SCRAPE_INTERVAL_SECONDS
-        return timing
+            phases["rule_lag_seconds"] = lag[0].value * self.tempo % SCRAPE_INTERVAL_SECONDS
+        return phases
 
     # --- queries ----------------------------------------------------------------------------------------
 

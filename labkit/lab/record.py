@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from labkit.analysis.tables import COLUMNS, conform, empty
@@ -211,6 +212,38 @@ def migrations(records: Sequence[Mapping[str, Any]], time: LabTime, *, end_secon
             )
         )
     return _frame("migrations", sorted(rows, key=lambda row: (row[0], row[1])))
+
+
+def timing(cycles: pd.DataFrame, migrations: pd.DataFrame) -> dict[str, float]:
+    """Measure what the machine added to the loop, from the tables of a run.
+
+    Parameters
+    ----------
+    cycles, migrations : DataFrame
+        Tables of the run.
+
+    Returns
+    -------
+    dict of str to float
+        Lab seconds by the names of :class:`labkit.sim.Timing`, as far as the run shows them: ``first_cycle_seconds``;
+        ``cycle_seconds``, the median distance of cycles; ``request_seconds``, the median distance of two requests of
+        one cycle; ``start_seconds``, the lower quartile from request to copy, because a wait in the queue only adds.
+    """
+    found: dict[str, float] = {}
+    starts = np.unique(cycles["time_seconds"].to_numpy(float))
+    requests = np.sort(migrations["requested_seconds"].to_numpy(float))
+    waits = (migrations["started_seconds"] - migrations["requested_seconds"]).dropna()
+    if starts.size:
+        found["first_cycle_seconds"] = float(starts[0])
+    if starts.size > 1:
+        found["cycle_seconds"] = float(np.median(np.diff(starts)))
+    cycle_of = np.searchsorted(starts, requests, side="right")
+    gaps = np.diff(requests)[np.diff(cycle_of) == 0]
+    if gaps.size:
+        found["request_seconds"] = float(np.median(gaps))
+    if len(waits):
+        found["start_seconds"] = float(waits.quantile(0.25))
+    return found
 
 
 def _lab(wall: float | None, time: LabTime) -> float:

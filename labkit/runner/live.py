@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def declared_parameters(notebook: Path) -> set[str]:
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a notebook by papermill; the executed copy is kept also when a cell fails.
 
-    The kernel talks over sockets in the file system: its default, TCP on loopback, is open to the machine's users.
+    The kernel talks over sockets in a folder of its own: its default, TCP on loopback, is open to the machine's users.
 
     Raises
     ------
@@ -106,10 +107,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
             f"cell tagged 'parameters'; missing: {', '.join(unknown)}"
         )
     try:
-        papermill.execute_notebook(
-            str(notebook), str(output), parameters=dict(parameters), progress_bar=False, kernel_name="python3",
-            log_output=False, config=Config({"KernelManager": {"transport": "ipc"}}),
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as sockets:
+            papermill.execute_notebook(
+                str(notebook), str(output), parameters=dict(parameters), progress_bar=False, kernel_name="python3",
+                log_output=False, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )  # fmt: skip
     except papermill.PapermillExecutionError as exc:
         raise LabError(f"cell {exc.exec_count} of {notebook.name} failed: {exc.ename}: {exc.evalue}") from exc
     except PapermillException as exc:

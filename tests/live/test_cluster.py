@@ -17,7 +17,7 @@ import pytest
 from labkit import cluster
 from labkit.clock import wait_until
 from labkit.cluster import HEALTHY, LabConfig, RunningLab, local
-from labkit.cluster.config import LabFolder
+from labkit.cluster.config import LabFolder, cache_home
 from labkit.cluster.local import is_ready, supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
 from labkit.errors import ClusterError, InputError
@@ -240,7 +240,12 @@ def test_users_own_kubeconfig_is_neither_read_nor_written(lab: RunningLab, tmp_p
     kubeconfig.parent.mkdir()
     kubeconfig.write_text("this: is not a kubeconfig\n")
     before = kubeconfig.stat()
-    env = {"HOME": str(tmp_path), "KUBECONFIG": str(kubeconfig), "LABKIT_STATE": str(lab.folder.path.parent)}
+    env = {
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(kubeconfig),
+        "LABKIT_STATE": str(lab.folder.path.parent),
+        "LABKIT_CACHE": str(cache_home()),
+    }
     for verb in ("status", "up", "env"):
         done = _labkit(verb, "--name", lab.name, env=env)
         assert done.returncode == 0, done.stderr
