@@ -68,6 +68,19 @@ def test_the_same_run_twice_gives_the_same_tables_and_another_seed_others() -> N
     assert one != other
 
 
+@pytest.mark.parametrize("algorithm", [K3, "random"])
+def test_another_draw_of_chance_changes_moves_but_neither_vms_nor_load(algorithm: str) -> None:
+    quickstart = load_scenario("quickstart")
+    runs = [
+        sim.run(quickstart, algorithm=algorithm, seed=1, duration_seconds=300, chance=draw) for draw in (0, 0, 1, 2)
+    ]
+    assert digest(runs[0]) == digest(runs[1])
+    assert len({digest(run) for run in runs}) == 3
+    loads = [run.vm_loads() for run in runs]
+    for other in loads[1:]:
+        pd.testing.assert_frame_equal(loads[0].drop(columns="node"), other.drop(columns="node"))
+
+
 @pytest.mark.slow
 def test_workers_and_process_change_nothing() -> None:
     jobs = [("quickstart", K3, 1), ("churn", "pareto_front", 2), ("drain", "oracle", 3), ("quickstart", "random", 4)]
@@ -105,6 +118,7 @@ def test_an_algorithm_that_does_not_exist_is_refused() -> None:
         ({"policy": {"soft_taints": "yes"}}, r"policy\.soft_taints: wanted true or false"),
         ({"duration_seconds": 0.0}, "duration: wanted more than 0"),
         ({"tempo": 0}, "tempo: wanted 1 or more"),
+        ({"chance": -1}, "chance: wanted 0 or more"),
         ({"timing": {"rule_lag_seconds": -1}}, r"timing\.rule_lag_seconds"),
     ],
 )

@@ -252,6 +252,6 @@ def first_after(time: float, period: float) -> float:
     return round((time + period) * 1000) / 1000
 
 
-def make_scheduler(seed: int) -> Scheduler:
+def make_scheduler(seed: int, chance: int = 0) -> Scheduler:
     """Return the scheduler of a run, with its own stream of random numbers."""
-    return Scheduler(np.random.default_rng([seed, 1]))
+    return Scheduler(np.random.default_rng([seed, 1, chance]))

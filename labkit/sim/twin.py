@@ -37,6 +37,7 @@ def run(
     duration_seconds: float | None = None,
     tempo: int = 1,
     timing: Mapping[str, float] | Timing | None = None,
+    chance: int = 0,
 ) -> SimResult:
     """Play a scenario in virtual time.
 
@@ -57,6 +58,9 @@ def run(
         Lab seconds per wall second of the live run that is imitated: only timers that no tempo changes depend on it.
     timing : Mapping or Timing, optional
         What the machine adds, as a live run has measured it.
+    chance : int
+        Which draw of what Kubernetes leaves to chance (ties of the scheduler, order of equal pods and nodes), for the
+        same VMs and load: what a repeat is on a live backend.
 
     Returns
     -------
@@ -74,20 +78,22 @@ def run(
         raise InputError(f"duration: wanted more than 0 s, found {duration:g}")
     if tempo < 1:
         raise InputError(f"tempo: wanted 1 or more, found {tempo}")
+    if chance < 0:
+        raise InputError(f"chance: wanted 0 or more, found {chance}")
     used_seed = scenario.seed if seed is None else seed
     expansion = scenario.expand(used_seed)
     fleet = Fleet(expansion, -SETTLE_SECONDS, scenario.pressure_model)
     oracle = Oracle(fleet, settings, duration) if algorithm == "oracle" else None
     movement = Movement(
         fleet,
-        make_scheduler(used_seed),
+        make_scheduler(used_seed, chance),
         settings.migration,
         scenario.link_bytes_per_second,
         machine,
         target_of=oracle.target_of if oracle is not None else None,
     )
-    chance = np.random.default_rng([used_seed, 2])
-    descheduler = Descheduler(fleet, movement, settings, chance, tempo, machine.request_seconds)
+    rng = np.random.default_rng([used_seed, 2, chance])
+    descheduler = Descheduler(fleet, movement, settings, rng, tempo, machine.request_seconds)
     movement.on_pod_gone = descheduler.pod_gone
     recorder = Recorder(len(fleet.nodes), duration, settings.evaluation_interval_seconds)
     loop = ScoreLoop(scored_by, fleet.node_names)
@@ -100,7 +106,7 @@ def run(
         descheduler=descheduler,
         recorder=recorder,
         scores=loop,
-        asked=_random_scores(fleet, used_seed) if algorithm == "random" else loop.scores,
+        asked=_random_scores(fleet, used_seed, chance) if algorithm == "random" else loop.scores,
         descheduling=algorithm != "none",
         act=(lambda time: oracle.act(movement, descheduler, time)) if oracle is not None else None,
         duration_seconds=duration,
@@ -124,6 +130,6 @@ def run(
     )
 
 
-def _random_scores(fleet: Fleet, seed: int) -> Callable[[float], tuple[FloatArray, BoolArray]]:
-    rng = np.random.default_rng([seed, 3])
+def _random_scores(fleet: Fleet, seed: int, chance: int) -> Callable[[float], tuple[FloatArray, BoolArray]]:
+    rng = np.random.default_rng([seed, 3, chance])
     return lambda time: (rng.random(len(fleet.nodes)), fleet.ready)
