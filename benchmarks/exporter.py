@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from benchmarks._rows import Row, timed
 from labkit.clock import LabTime, VirtualClock
-from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Resource
+from labkit.kube import CONFIG_MAPS, NODES, PAGE, PODS, VIRTUAL_MACHINES, Resource
 from labkit.load import curve_json, parse_curve
 from labkit.units import GIB
 from services.exporter.__main__ import mirror
@@ -131,21 +131,24 @@ class _ApiServer:
 
     def __init__(self, objects: dict[Resource, list[dict[str, Any]]]) -> None:
         self._lists = {
-            resource: orjson.dumps(
-                {
-                    "kind": "List",
-                    "apiVersion": resource.api_version,
-                    "metadata": {"resourceVersion": "1"},
-                    "items": items,
-                }
-            )
+            resource: [
+                orjson.dumps(
+                    {
+                        "kind": "List",
+                        "apiVersion": resource.api_version,
+                        "metadata": {"resourceVersion": "1"},
+                        "items": items[start : start + PAGE],
+                    }
+                )
+                for start in range(0, len(items) or 1, PAGE)
+            ]
             for resource, items in objects.items()
         }
         self._events: dict[Resource, queue.Queue[bytes | None]] = {resource: queue.Queue() for resource in objects}
 
-    def list(self, resource: Resource, *_: Any, **__: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = orjson.loads(self._lists.pop(resource))
-        return answer
+    def pages(self, resource: Resource, *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
+        for text in self._lists.pop(resource):
+            yield orjson.loads(text)
 
     def watch(self, resource: Resource, *_: Any, **__: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         events = self._events[resource]

@@ -45,10 +45,13 @@ PATCH_TYPES: Final = {
 }
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
+LIST_TIMEOUT_SECONDS: Final = 120.0
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE_SECONDS: Final = 90.0
 """The API server sends a bookmark about once a minute; a watch silent for longer is taken for dead."""
 BACKOFF_SECONDS: Final = (0.05, 5.0)
+PAGE: Final = 500
+"""Objects in a page of a long list, as in client-go: a few megabytes of JSON."""
 GONE: Final = 410
 TOO_MANY_REQUESTS: Final = 429
 
@@ -288,7 +291,34 @@ class Kube:
         if resource_version is not None:
             query["resourceVersion"] = resource_version
             query["resourceVersionMatch"] = "Exact" if exact else "NotOlderThan"
-        return self.request("GET", resource.path(namespace), query=query, timeout_seconds=120.0)
+        return self.request("GET", resource.path(namespace), query=query, timeout_seconds=LIST_TIMEOUT_SECONDS)
+
+    def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = PAGE,
+    ) -> Iterator[Object]:
+        """Yield a collection as List objects of at most ``limit`` items, all as of one ``resourceVersion``.
+
+        A page is asked for when the one before it has been taken: no more than one of them need be in memory.
+
+        Raises
+        ------
+        KubeError
+            Also when the server has forgotten that version meanwhile (410: begin anew).
+        """
+        query = _selectors(label_selector, field_selector) | {"limit": str(limit)}
+        while True:
+            page = self.request("GET", resource.path(namespace), query=query, timeout_seconds=LIST_TIMEOUT_SECONDS)
+            token = page["metadata"].get("continue")
+            yield page
+            if not token:
+                return
+            query["continue"] = token
 
     def create(
         self,
@@ -497,9 +527,10 @@ class Store:
     Notes
     -----
     ``managedFields`` are dropped: they are half of an object's size. Objects are replaced, never changed, so a
-    reader may keep one. After a broken watch the store resumes where it was; after ``410 Gone``, or a server whose
-    history went back (a restored etcd), it lists again and reports the differences. While the server is away the
-    store keeps what it saw last: it never looks empty because of an error.
+    reader may keep one. Lists are read page by page, and each object is trimmed as its page is read. After a broken
+    watch the store resumes where it was; after ``410 Gone``, or a server whose history went back (a restored etcd), it
+    lists again and reports the differences. While the server is away the store keeps what it saw last: it never looks
+    empty because of an error.
     """
 
     def __init__(
@@ -606,23 +637,29 @@ class Store:
         self._stopped.wait(min(high, low * 2.0**self._failures) * random.uniform(0.5, 1.0))
 
     def _relist(self) -> None:
-        answer = self._kube.list(
+        fresh: dict[Key, Object] = {}
+        version = ""
+        pages = self._kube.pages(
             self._resource,
             self._namespace,
             label_selector=self._label_selector,
             field_selector=self._field_selector,
         )
-        kind = answer["kind"].removesuffix("List")
-        fresh: dict[Key, Object] = {}
-        for obj in answer["items"] or ():
-            obj.setdefault("apiVersion", answer["apiVersion"])
-            obj.setdefault("kind", kind)
-            fresh[key_of(obj)] = self._trim(obj)
+        for page in pages:
+            version = page["metadata"]["resourceVersion"]
+            kind = page["kind"].removesuffix("List")
+            for obj in page["items"] or ():
+                obj.setdefault("apiVersion", page["apiVersion"])
+                obj.setdefault("kind", kind)
+                key = key_of(obj)
+                known = self._objects.get(key)
+                fresh[key] = known if known is not None and _same_version(known, obj) else self._trim(obj)
+        # Nothing is told before the last page: of half a list, what is missing would look deleted.
         for key in [key for key in self._objects if key not in fresh]:
             self._set(key, None)
         for key, obj in fresh.items():
             self._set(key, obj)
-        self._resource_version = answer["metadata"]["resourceVersion"]
+        self._resource_version = version
         self._tell_all = False
         self._failures = 0
         self._synced.set()

@@ -14,7 +14,7 @@ import pytest
 
 from labkit.clock import wait_until
 from labkit.errors import KubeError
-from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Store
+from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Resource, Store
 
 
 def pod(name: str, version: int, **labels: str) -> Object:
@@ -28,6 +28,9 @@ class ApiServer:
     def __init__(self) -> None:
         self.pods: list[Object] = []
         self.version = 1
+        self.snapshots: dict[int, list[Object]] = {}
+        self.compacted = 0
+        """Pages of versions below this are answered with 410."""
         self.events: queue.Queue[Object | None] = queue.Queue()
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
@@ -66,15 +69,7 @@ class ApiServer:
                 handler.wfile.flush()
             handler.wfile.write(b"0\r\n\r\n")
             return
-        status, body = (
-            200,
-            {
-                "kind": "PodList",
-                "apiVersion": "v1",
-                "metadata": {"resourceVersion": str(self.version)},
-                "items": self.pods,
-            },
-        )
+        status, body = self.page(query)
         if url.path.endswith("/missing"):
             status, body = 404, {"kind": "Status", "message": 'pods "missing" not found', "reason": "NotFound"}
         if self.unavailable:
@@ -85,12 +80,33 @@ class ApiServer:
         handler.end_headers()
         handler.wfile.write(text)
 
-    def kube(self) -> Kube:
+    def page(self, query: dict[str, list[str]]) -> tuple[int, Object]:
+        """Answer a list: the state of one version in pages, as long as that version is remembered."""
+        version, start = self.version, 0
+        if "continue" in query:
+            version, start = (int(part) for part in query["continue"][0].split("/"))
+            if version < self.compacted:
+                return 410, {"kind": "Status", "message": "the continue parameter is too old", "reason": "Expired"}
+        pods = self.snapshots.setdefault(version, list(self.pods))
+        end = start + int(query.get("limit", ["1000000"])[0])
+        metadata = {"resourceVersion": str(version)}
+        if end < len(pods):
+            metadata["continue"] = f"{version}/{end}"
+        return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": pods[start:end]}
+
+    def kube(self, kind: type[Kube] = Kube) -> Kube:
         from kubernetes.client import Configuration
 
         configuration = Configuration()
         configuration.host = f"http://127.0.0.1:{self.server.server_address[1]}"
-        return Kube(configuration)
+        return kind(configuration)
+
+
+class SmallPages(Kube):
+    """Lists two objects at a time."""
+
+    def pages(self, resource: Resource, namespace: str | None = None, **options: Any) -> Iterator[Object]:
+        return super().pages(resource, namespace, **options | {"limit": 2})
 
 
 @pytest.fixture
@@ -169,6 +185,58 @@ def test_store_resumes_where_it_was_and_lists_again_only_when_history_is_gone(ap
     api.pods, api.version = [pod("b", 20)], 20
     api.events.put({"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}})
     eventually(lambda: [o["metadata"]["name"] for o in store.items()] == ["b"])
+    store.stop()
+
+
+def test_pages_show_one_version_though_objects_come_meanwhile(api: ApiServer) -> None:
+    api.pods, api.version = [pod(name, 1) for name in "abcde"], 5
+    names = []
+    for page in api.kube().pages(PODS, limit=2):
+        names.append([obj["metadata"]["name"] for obj in page["items"]])
+        assert page["metadata"]["resourceVersion"] == "5"
+        api.pods, api.version = [pod(name, 1) for name in "vwxyz"], api.version + 1
+    assert names == [["a", "b"], ["c", "d"], ["e"]]
+    assert ["limit=2" in path for _, path in api.requests] == [True, True, True]
+
+
+def test_store_reads_page_by_page_and_watches_from_the_version_of_the_pages(api: ApiServer) -> None:
+    api.pods, api.version = [pod(name, 1) for name in "abcde"], 7
+    store = Store(api.kube(SmallPages), PODS).start().wait_synced(10)
+    eventually(lambda: "watch" in api.requests[-1][1])
+    assert sorted(obj["metadata"]["name"] for obj in store.items()) == list("abcde")
+    assert len(api.requests) == 4
+    assert "resourceVersion=7" in api.requests[-1][1]
+    assert {(obj["apiVersion"], obj["kind"]) for obj in store.items()} == {("v1", "Pod")}
+    store.stop()
+
+
+def test_store_begins_anew_when_a_page_has_expired_and_tells_nothing_of_the_half(api: ApiServer) -> None:
+    api.pods, api.version = [pod(name, 1) for name in "abc"], 3
+    told: list[tuple[str, str]] = []
+
+    def trim(obj: Object) -> Object:
+        """Once the first page is being read, its version is forgotten and other pods are there."""
+        if api.version == 3:
+            api.pods, api.version, api.compacted = [pod(name, 9) for name in "bcd"], 9, 9
+        return obj
+
+    store = Store(api.kube(SmallPages), PODS, trim=trim)
+    store.subscribe(
+        lambda old, new: told.append((new["metadata"]["name"], new["metadata"]["resourceVersion"]) if new else ("", ""))
+    )
+    store.start().wait_synced(10)
+    assert told == [("b", "9"), ("c", "9"), ("d", "9")]
+    store.stop()
+
+
+def test_store_keeps_unchanged_objects_when_it_lists_again(api: ApiServer) -> None:
+    api.pods, api.version = [pod("a", 1), pod("b", 1)], 5
+    store = Store(api.kube(), PODS).start().wait_synced(10)
+    kept = store.get("default", "a")
+    api.pods, api.version = [pod("a", 1), pod("b", 8)], 8
+    api.events.put({"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}})
+    eventually(lambda: store.get("default", "b")["metadata"]["resourceVersion"] == "8")
+    assert store.get("default", "a") is kept
     store.stop()
 
 
