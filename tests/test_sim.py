@@ -120,6 +120,7 @@ def test_an_algorithm_that_does_not_exist_is_refused() -> None:
         ({"tempo": 0}, "tempo: wanted 1 or more"),
         ({"chance": -1}, "chance: wanted 0 or more"),
         ({"timing": {"rule_lag_seconds": -1}}, r"timing\.rule_lag_seconds"),
+        ({"timing": {"cycle_times_seconds": [5.0, -1.0]}}, r"timing\.cycle_times_seconds"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -228,6 +229,15 @@ def test_intervals_are_those_of_the_policy() -> None:
     changes = result.nodes.query("node == 'node-1'")["cpu_usage"].diff().fillna(0) != 0
     times = result.nodes.query("node == 'node-1'")["time_seconds"][changes]
     assert (times % 30 == times.iloc[0] % 30).all()
+
+
+def test_cycles_happen_when_they_were_measured() -> None:
+    measured = (12.5, 74.0, 210.0)
+    result = sim.run(
+        scenario(), algorithm=K3, duration_seconds=600, timing={"cycle_times_seconds": [210.0, 12.5, 74.0]}
+    )
+    assert result.cycles["time_seconds"].unique().tolist() == list(measured)
+    assert set(result.evictions["time_seconds"]) <= set(measured)
 
 
 def test_cooldown_keeps_a_vm_from_moving_again_soon() -> None:

@@ -138,9 +138,9 @@ class Engine:
                 self._cycle(time)
             elif tainter is not None:
                 tainter.cycle(*self.asked(time))
-            period = self._period(kind)
-            if period:
-                heapq.heappush(queue, (first_after(time, period), kind, 0))
+            following = self._following(kind, time)
+            if following < math.inf:
+                heapq.heappush(queue, (following, kind, 0))
         self.fleet.advance(self.duration_seconds)
 
     def _cycle(self, time: float) -> None:
@@ -174,20 +174,26 @@ class Engine:
             (Kind.EVALUATION, _first_from(start, evaluation, self.policy.evaluation_interval_seconds)),
         ]
         if self.descheduling:
-            recurring.append((Kind.CYCLE, timing.first_cycle_seconds))
+            first = next(iter(timing.cycle_times_seconds), timing.first_cycle_seconds)
+            recurring.append((Kind.CYCLE, first))
             if self.policy.soft_taints:
-                recurring.append((Kind.TAINTS, timing.first_cycle_seconds))
+                recurring.append((Kind.TAINTS, first))
         return recurring
 
-    def _period(self, kind: Kind) -> float:
+    def _following(self, kind: Kind, time: float) -> float:
+        """Return when something happens again after ``time``; infinity if it does not."""
+        measured = self.timing.cycle_times_seconds
+        if measured and kind in (Kind.CYCLE, Kind.TAINTS):
+            return next((cycle for cycle in measured if cycle > time), math.inf)
         cycle = self.timing.cycle_seconds or self.policy.descheduling_interval_seconds
-        return {
+        period = {
             Kind.LOAD: LOAD_STEP_SECONDS,
             Kind.SCRAPE: SCRAPE_INTERVAL_SECONDS,
             Kind.EVALUATION: self.policy.evaluation_interval_seconds,
             Kind.CYCLE: cycle,
             Kind.TAINTS: cycle,
-        }.get(kind, 0.0)
+        }.get(kind, math.inf)
+        return first_after(time, period) if period < math.inf else math.inf
 
     def _timeline(self) -> list[tuple[float, Callable[[float], None]]]:
         happenings: list[tuple[float, Callable[[float], None]]] = []

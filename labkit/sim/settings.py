@@ -124,6 +124,9 @@ class Timing:
         First descheduling cycle.
     cycle_seconds : float or None
         Distance of cycles as measured; None is the policy's interval.
+    cycle_times_seconds : tuple of float
+        Every cycle's instant as measured, for the imitation of a run whose machine skipped some; empty is the rhythm
+        of the two above.
     request_seconds : float
         Between two eviction requests of one cycle: the descheduler waits for each answer.
     start_seconds : float
@@ -136,12 +139,13 @@ class Timing:
     rule_lag_seconds: float = 4.0
     first_cycle_seconds: float = 30.0
     cycle_seconds: float | None = None
+    cycle_times_seconds: tuple[float, ...] = ()
     request_seconds: float = 0.0
     start_seconds: float = 0.0
     end_seconds: float = 0.0
 
 
-def parse_timing(given: Mapping[str, float] | Timing | None) -> Timing:
+def parse_timing(given: Mapping[str, Any] | Timing | None) -> Timing:
     """Read a timing as a live run's ``timing`` has it; what it does not say is as by default.
 
     Raises
@@ -153,7 +157,10 @@ def parse_timing(given: Mapping[str, float] | Timing | None) -> Timing:
         return given
     known = {field.name for field in fields(Timing)}
     values = {name: value for name, value in (given or {}).items() if name in known and value is not None}
+    if "cycle_times_seconds" in values:
+        values["cycle_times_seconds"] = tuple(sorted(values["cycle_times_seconds"]))
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise InputError(f"timing.{name}: wanted seconds, 0 or more, found {value!r}")
+        for seconds in value if isinstance(value, tuple) else (value,):
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+                raise InputError(f"timing.{name}: wanted seconds, 0 or more, found {seconds!r}")
     return Timing(**values)

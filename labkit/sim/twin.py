@@ -36,7 +36,7 @@ def run(
     policy: Mapping[str, Any] | Policy | None = None,
     duration_seconds: float | None = None,
     tempo: int = 1,
-    timing: Mapping[str, float] | Timing | None = None,
+    timing: Mapping[str, Any] | Timing | None = None,
     chance: int = 0,
 ) -> SimResult:
     """Play a scenario in virtual time.
