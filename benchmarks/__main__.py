@@ -1,6 +1,7 @@
 """Run every benchmark, one after another, and print the machine they ran on first.
 
-A benchmark is a module of this package with ``TITLE`` and ``measure() -> list[Row]``. Machines are noisy: each row is
+A benchmark is a module of this package with ``TITLE`` and ``measure() -> list[Row]``; one that takes long and says so
+by ``ONLY_WHEN_NAMED`` is left out unless it is named. Machines are noisy: each row is
 the best and the median of several repetitions, and what matters is the ratio between rows of one run.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import pkgutil
 import platform
@@ -35,15 +37,20 @@ def main() -> int:
     found = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")]
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(found)}")
-    names = parser.parse_args().names or found
+    wanted = parser.parse_args().names
+    names = wanted or found
     unknown = sorted(set(names) - set(found))
     if unknown:
         parser.error(f"wanted one of {', '.join(found)}; found {', '.join(unknown)}")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("benchmarks").setLevel(logging.INFO)
     print(machine())
     failed = 0
     for name in names:
         module = importlib.import_module(f"benchmarks.{name}")
-        print(f"\n{module.TITLE}")
+        if not wanted and getattr(module, "ONLY_WHEN_NAMED", False):
+            continue
+        print(f"\n{module.TITLE}", flush=True)
         try:
             rows = module.measure()
         except LabError as error:
