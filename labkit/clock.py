@@ -5,12 +5,14 @@ Nothing else in the package reads the wall clock or sleeps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from labkit.errors import NotReadyError
+from labkit.names import SCRAPE_INTERVAL_SECONDS
 
 T = TypeVar("T")
 
@@ -82,6 +84,34 @@ class LabTime:
     def wall(self, lab: float) -> float:
         """Return the wall time, in seconds since 1970, of a lab time in lab seconds."""
         return self.epoch + lab / self.tempo
+
+
+def wall_seconds(lab_seconds: float, tempo: int) -> float:
+    """Return how long a period or window of lab time is in wall time, to the millisecond.
+
+    Prometheus knows no smaller unit. At a tempo that does not divide the scrape interval, the interval is rounded first
+    and its whole multiples are multiples of what came out: a window of four scrapes holds four scrapes at every tempo.
+
+    Parameters
+    ----------
+    lab_seconds : float
+        0 or more.
+    tempo : int
+        1 or more.
+
+    Examples
+    --------
+    >>> wall_seconds(15, 7), wall_seconds(60, 7), wall_seconds(1, 7)
+    (2.143, 8.572, 0.143)
+    """
+    scrapes = lab_seconds / SCRAPE_INTERVAL_SECONDS
+    if scrapes == int(scrapes):
+        return round(int(scrapes) * _milliseconds(SCRAPE_INTERVAL_SECONDS / tempo) / 1000, 3)
+    return _milliseconds(lab_seconds / tempo) / 1000
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.floor(1000 * seconds + 0.5)
 
 
 WALL_CLOCK = WallClock()

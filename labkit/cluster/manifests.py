@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import yaml
 
-from labkit.clock import wait_until
+from labkit.clock import wait_until, wall_seconds
 from labkit.cluster.config import LabConfig, write_whole
 from labkit.cluster.pki import Authority, Pair
 from labkit.datafiles import data_path
@@ -177,7 +177,7 @@ def lab_config_map(namespace: str, config: LabConfig, *, epoch: float) -> Object
     """Return the ConfigMap ``lab``, which the add-ons take their environment from."""
 
     def interval(seconds: float) -> str:
-        return format_duration(seconds / config.tempo)
+        return format_duration(wall_seconds(seconds, config.tempo))
 
     return {
         "apiVersion": "v1",

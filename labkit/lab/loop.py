@@ -15,6 +15,7 @@ The parts of a run, in its order:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
@@ -24,7 +25,7 @@ import pandas as pd
 import yaml
 
 from labkit import cluster
-from labkit.clock import WALL_CLOCK, LabTime, wait_until
+from labkit.clock import WALL_CLOCK, LabTime, wait_until, wall_seconds
 from labkit.cluster import RunningLab
 from labkit.cluster.algorithm import stop_descheduling, switch_algorithm
 from labkit.errors import ClusterError, ComponentError, InputError, KubeError, NotReadyError
@@ -203,7 +204,7 @@ class Loop:
 
     def _set_interval(self, namespace: str, key: str, lab_seconds: float) -> bool:
         """Write an interval in wall time; return whether it was another one before."""
-        wanted = format_duration(lab_seconds / self.tempo)
+        wanted = format_duration(wall_seconds(lab_seconds, self.tempo))
         data = self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, namespace)["data"]
         if data.get(key) == wanted:
             return False
@@ -371,7 +372,12 @@ class Loop:
         }
 
     def _range(self, promql: str, time: LabTime, start: float, end: float, step: float) -> pd.DataFrame:
-        return self.prometheus.query_range(promql, time.wall(start), time.wall(end), step / time.tempo)
+        """Ask at whole steps of lab time; where the tempo does not divide them, at the nearest milliseconds."""
+        pause, first = wall_seconds(step, time.tempo), time.wall(start)
+        last = first + pause * math.floor((end - start) / step + 1e-9)
+        frame = self.prometheus.query_range(promql, first, last, pause)
+        steps = ((frame["time"] - first) / pause).round()
+        return frame.assign(time=[time.wall(start + step * number) for number in steps])
 
     def _phases(self) -> dict[str, float]:
         """Measure when Prometheus scrapes and evaluates, within the scrape interval."""

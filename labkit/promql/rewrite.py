@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import promql_parser as ast
 
+from labkit.clock import wall_seconds
 from labkit.errors import RuleError
 from labkit.promql.syntax import match_operator, parse
 from labkit.units import format_duration, parse_duration
@@ -40,8 +41,8 @@ def scale_windows(expr: str, tempo: int) -> str:
     -------
     str
         The same expression on one line, without comments, in which range windows, subquery ranges and
-        steps, and offsets are ``tempo`` times shorter, rounded to whole milliseconds. Names, labels and
-        numbers are untouched, and so is a fixed time after ``@``.
+        steps, and offsets are ``tempo`` times shorter, rounded to milliseconds as by :func:`labkit.clock.wall_seconds`.
+        Names, labels and numbers are untouched, and so is a fixed time after ``@``.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def _check_tempo(tempo: int) -> None:
 
 
 def _scaled_duration(value: Any, tempo: int) -> str:
-    return format_duration(parse_duration(str(value)) / tempo)
+    return format_duration(wall_seconds(parse_duration(str(value)), tempo))
 
 
 class _Writer:
@@ -151,8 +152,7 @@ class _Writer:
                 raise RuleError(f"wanted PromQL that can be written again, found {type(node).__name__}")
 
     def _scaled(self, duration: timedelta) -> float:
-        milliseconds = duration / timedelta(milliseconds=1)
-        return math.floor(milliseconds / self._tempo + 0.5) / 1000
+        return wall_seconds(duration.total_seconds(), self._tempo)
 
     def _window(self, duration: timedelta | None) -> str:
         assert duration is not None, "a subquery always has a range"

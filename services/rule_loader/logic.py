@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from labkit.clock import wall_seconds
 from labkit.errors import InputError
 from labkit.kube import key_of
 from labkit.promql.rewrite import scale_group
@@ -59,7 +60,7 @@ def render_config(template: str, *, scrape_interval: str, evaluation_interval: s
     for job in config.get("scrape_configs") or ():
         for name in ("scrape_interval", "scrape_timeout"):
             if name in job:
-                job[name] = format_duration(parse_duration(job[name]) / tempo)
+                job[name] = format_duration(wall_seconds(parse_duration(job[name]), tempo))
     config["rule_files"] = [f"{RULES_FOLDER}/*.yaml"]
     return _dump(config)
 
