@@ -6,7 +6,8 @@ import pytest
 from example_run import LAB_SECONDS, example_tables
 
 from labkit import analysis
-from labkit.analysis import convergence, explanation, hotspots, imbalance, movement
+from labkit.analysis import convergence, explanation, happiness, hotspots, imbalance, movement
+from labkit.analysis.summary import OUTCOME_KEYS
 from labkit.analysis.tables import NodeSeries
 from labkit.errors import InputError, ResultError
 
@@ -290,3 +291,25 @@ def test_placement_follows_the_changes() -> None:
     changes = pd.DataFrame(rows, columns=["time_seconds", "vm", "node"])
     assert explanation.placement_at(changes, 5.0) == {"a": "x", "b": "x"}
     assert explanation.placement_at(changes, 20.0) == {"a": "y"}
+
+
+def test_happiness_is_delivered_over_demanded_cpu() -> None:
+    # Node 0 has 4 cores and is asked for 8 at first (each gets half), then for 4; VM 2 runs nowhere at the second
+    # instant, and VM 3 asks for nothing.
+    demand = np.array([[4.0, 4.0, 1.0, 0.0], [3.0, 1.0, 1.0, 0.0]])
+    node_of = np.array([[0, 0, 1, 1], [0, 0, -1, 1]])
+    found = happiness.happiness(demand, node_of, np.array([4.0, 4.0]))
+    assert found[:3].tolist() == pytest.approx([5 / 7, 3 / 5, 1 / 2])
+    assert math.isnan(found[3])
+    assert happiness.happiness_summary(found) == pytest.approx(
+        {"happiness_mean": (5 / 7 + 3 / 5 + 1 / 2) / 3, "happiness_min": 0.5, "unhappy_vms_ratio": 1.0}
+    )
+    assert happiness.happiness_summary(np.array([1.0, 0.9]))["unhappy_vms_ratio"] == 0.5
+    assert math.isnan(happiness.happiness_summary(np.array([np.nan]))["happiness_mean"])
+
+
+def test_a_summary_has_the_outcome_it_is_given_and_none_without() -> None:
+    without = analysis.summarize(example_tables(), lab_seconds=LAB_SECONDS)
+    assert {without[key] for key in OUTCOME_KEYS} == {None}
+    given = analysis.summarize(example_tables(), lab_seconds=LAB_SECONDS, outcome={"regret": 0.25})
+    assert given["regret"] == 0.25

@@ -65,6 +65,10 @@ _ALL: Final = (
     Metric("control_delay_seconds", "Control delay", "s", rope=15.0, censored=True),
     Metric("slatah", "SLATAH", "share of active time at 100 % CPU", rope=0.005),
     Metric("pdm", "PDM", "share of work lost to migrations", rope=0.0001),
+    Metric("happiness_mean", "Happiness", "delivered over demanded CPU, mean over VMs", better="higher", rope=0.005),
+    Metric("happiness_min", "Least happy VM", "delivered over demanded CPU", better="higher", rope=0.02),
+    Metric("unhappy_vms_ratio", "Unhappy VMs", "share of VMs that got less than 95 % of their CPU", rope=0.02),
+    Metric("regret", "Regret", "standard deviation of CPU above the best reachable", rope=0.01),
     Metric("overutilized_node_cycles", "Over-utilised", "node-cycles", rope=2.0),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import numpy as np
 
 from labkit.analysis import convergence, hotspots, imbalance, movement
@@ -10,11 +13,21 @@ from labkit.model import FloatArray
 
 Summary = dict[str, int | float | bool | None]
 
-FINAL_SECONDS = 5 * 60.0
+FINAL_SECONDS: Final = 5 * 60.0
 """``*_final`` values are means over this much time at the end of the run."""
 
 
-def summarize(tables: Tables, *, lab_seconds: float, wall_seconds: float | None = None) -> Summary:
+OUTCOME_KEYS: Final = ("happiness_mean", "happiness_min", "unhappy_vms_ratio", "regret", "cpu_stddev_best")
+"""What the tables alone do not tell; see :mod:`labkit.sim.outcome`."""
+
+
+def summarize(
+    tables: Tables,
+    *,
+    lab_seconds: float,
+    wall_seconds: float | None = None,
+    outcome: Mapping[str, float] | None = None,
+) -> Summary:
     """Compute the summary of one run.
 
     Parameters
@@ -25,6 +38,8 @@ def summarize(tables: Tables, *, lab_seconds: float, wall_seconds: float | None 
         Length of the run in lab time.
     wall_seconds : float, optional
         How long it took; None when not known.
+    outcome : mapping, optional
+        Values of :data:`OUTCOME_KEYS`; None in the summary where they are not known.
 
     Returns
     -------
@@ -64,6 +79,7 @@ def summarize(tables: Tables, *, lab_seconds: float, wall_seconds: float | None 
         "migrations_per_hour": len(moves) * 3600.0 / lab_seconds if lab_seconds > 0 else 0.0,
         "migrations_per_vm": len(moves) / vms if vms else 0.0,
         "migrations_of_one_vm_max": int(per_vm.max()) if len(per_vm) else 0,
+        **{key: (outcome or {}).get(key) for key in OUTCOME_KEYS},
         "cycles": n_cycles,
         "overutilized_node_cycles": int((cycles["class"] == OVERUTILIZED).sum()),
         "nodes": len(series.nodes),

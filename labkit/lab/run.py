@@ -54,6 +54,8 @@ class Run:
         What it took, placing and settling included.
     timing : mapping of str to float
         What this machine added, for comparison with the twin: see :mod:`labkit.lab.loop`. Empty on the twin.
+    outcome : mapping of str to float
+        What the summary says beyond the tables: see :mod:`labkit.sim.outcome`.
     """
 
     backend: str
@@ -66,8 +68,16 @@ class Run:
     tables: Mapping[str, pd.DataFrame]
     wall_seconds: float
     timing: Mapping[str, float] = field(default_factory=dict)
+    outcome: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The run's numbers; see :func:`labkit.analysis.summarize`."""
-        return dict(summarize(self.tables, lab_seconds=self.duration_seconds, wall_seconds=self.wall_seconds))
+        return dict(
+            summarize(
+                self.tables,
+                lab_seconds=self.duration_seconds,
+                wall_seconds=self.wall_seconds,
+                outcome=self.outcome,
+            )
+        )

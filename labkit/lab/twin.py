@@ -68,6 +68,7 @@ class Twin:
             duration_seconds=duration_seconds,
             tables={name: getattr(result, name) for name in COLUMNS},
             wall_seconds=WALL_CLOCK.monotonic() - began,
+            outcome=result.outcome,
         )
 
     @property

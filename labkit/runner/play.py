@@ -27,7 +27,7 @@ _MODEL_SOURCES: Final = (
 # What decides the meaning of every run's numbers.
 _SUMMARY_SOURCES: Final = (
     "analysis/summary.py", "analysis/tables.py", "analysis/imbalance.py", "analysis/convergence.py",
-    "analysis/hotspots.py", "analysis/movement.py",
+    "analysis/hotspots.py", "analysis/movement.py", "analysis/happiness.py", "sim/outcome.py", "sim/regret.py",
 )  # fmt: skip
 
 

@@ -9,15 +9,12 @@ search nodes, never on time, so that the answer is the same on every machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from labkit.errors import InputError
 from labkit.model import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from labkit.sim.result import SimResult
 
 WINDOW_SECONDS: Final = 300.0
 SAMPLES: Final = 5
@@ -63,8 +60,8 @@ class Regret:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """The window: VMs that run in it, by row.
+class Window:
+    """The last minutes of a run: the VMs that run throughout, by row.
 
     Parameters
     ----------
@@ -88,20 +85,32 @@ class _Problem:
         """Return the mean over the window of the standard deviation over nodes."""
         return float(np.mean([row.std() for row in self.usage(node_of)]))
 
+    def stddev_of(self, node_of: IntArray) -> float:
+        """Return the same where VMs moved within the window: ``node_of`` has the shape (n_samples, n_vms)."""
+        rows = (_by_node(row, places, self.cores) for row, places in zip(self.demand, node_of, strict=True))
+        return float(np.mean([row.std() for row in rows]))
+
     def usage(self, node_of: IntArray) -> FloatArray:
         """Return each node's CPU usage, shape (n_samples, n_nodes)."""
-        nodes = len(self.cores)
-        sums = np.stack([np.bincount(node_of, weights=row, minlength=nodes) for row in self.demand])
-        return sums.astype(np.float64) / self.cores
+        return np.stack([_by_node(row, node_of, self.cores) for row in self.demand])
 
 
-def regret_of(result: SimResult, *, exact: bool = False) -> Regret:
+def _by_node(demand: FloatArray, node_of: IntArray, cores: FloatArray) -> FloatArray:
+    """Return each node's CPU usage at one instant, shape (n_nodes,)."""
+    return np.asarray(np.bincount(node_of, weights=demand, minlength=len(cores)) / cores, dtype=np.float64)
+
+
+def regret_of(window: Window, cpu_stddev: float, moves: int, *, exact: bool = False) -> Regret:
     """Compute the regret of a run.
 
     Parameters
     ----------
-    result : SimResult
-        A finished run.
+    window : Window
+        Its end.
+    cpu_stddev : float
+        The run's own, over the window.
+    moves : int
+        Migrations that succeeded.
     exact : bool
         Use HiGHS; for ten moves or fewer.
 
@@ -110,19 +119,14 @@ def regret_of(result: SimResult, *, exact: bool = False) -> Regret:
     InputError
         If the exact answer is wanted for more moves.
     """
-    moves = int((result.migrations["outcome"] == "succeeded").sum())
     if exact and moves > MOST_EXACT_MOVES:
         raise InputError(f"exact regret: wanted a run of at most {MOST_EXACT_MOVES} migrations, found {moves}")
-    problem, actual = result.window_problem(WINDOW_SECONDS, SAMPLES)
-    window = _Problem(*problem)
-    if exact:
-        best, gap = _exact(window, moves)
-        return Regret(actual, window.stddev(best), moves, int((best != window.start).sum()), "exact", gap)
-    best = _greedy(window, moves)
-    return Regret(actual, window.stddev(best), moves, int((best != window.start).sum()), "greedy")
+    best, gap = _exact(window, moves) if exact else (_greedy(window, moves), None)
+    used = int((best != window.start).sum())
+    return Regret(cpu_stddev, window.stddev(best), moves, used, "exact" if exact else "greedy", gap)
 
 
-def _greedy(problem: _Problem, moves: int) -> IntArray:
+def _greedy(problem: Window, moves: int) -> IntArray:
     """Move one VM after the other, each time the one that lowers the squared distances most."""
     node_of = problem.start.copy()
     nodes = len(problem.cores)
@@ -150,7 +154,7 @@ def _greedy(problem: _Problem, moves: int) -> IntArray:
     return node_of
 
 
-def _change(problem: _Problem, distance: FloatArray, node_of: IntArray, vms: IntArray, targets: IntArray) -> FloatArray:
+def _change(problem: Window, distance: FloatArray, node_of: IntArray, vms: IntArray, targets: IntArray) -> FloatArray:
     """Return what each move does to the mean sum of squared distances, shape (n_vms, n_targets)."""
     moved, source = problem.demand[:, vms], node_of[vms]
     off = moved / problem.cores[source]
@@ -160,7 +164,7 @@ def _change(problem: _Problem, distance: FloatArray, node_of: IntArray, vms: Int
     return np.asarray(change + on + cross, dtype=np.float64)
 
 
-def _exact(problem: _Problem, moves: int) -> tuple[IntArray, float]:
+def _exact(problem: Window, moves: int) -> tuple[IntArray, float]:
     """Minimise the sum of the nodes' distances from the mean load of the window, by mixed-integer programming."""
     # Imported here: most runs never ask.
     from scipy.optimize import Bounds, LinearConstraint, milp

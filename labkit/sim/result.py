@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labkit.analysis import summarize
+from labkit.analysis import finished, summarize
 from labkit.analysis.tables import COLUMNS as TABLE_COLUMNS
 from labkit.analysis.tables import conform, empty
-from labkit.model import FloatArray, IntArray
 from labkit.names import SCRAPE_INTERVAL_SECONDS
 from labkit.promql import Database, Expression, RuleGroup
 from labkit.scenario import Scenario
@@ -25,8 +24,9 @@ from labkit.sim.metrics import CPU_PRESSURE, CPU_USAGE, MEMORY_PRESSURE, MEMORY_
 from labkit.sim.metrics import write_evictions as write_evictions_metric
 from labkit.sim.movement import MigrationRow
 from labkit.sim.openmetrics import write_openmetrics
+from labkit.sim.outcome import Record
 from labkit.sim.recorder import Recorder
-from labkit.sim.regret import Regret, regret_of
+from labkit.sim.regret import Regret
 from labkit.sim.scores import Scorer, rules_with
 from labkit.sim.settings import Policy, Timing
 
@@ -159,14 +159,19 @@ class SimResult:
     @cached_property
     def summary(self) -> Mapping[str, Any]:
         """The run's numbers; see :func:`labkit.analysis.summarize`."""
-        return summarize(self.tables, lab_seconds=self.duration_seconds)
+        return summarize(self.tables, lab_seconds=self.duration_seconds, outcome=self.outcome)
+
+    @cached_property
+    def outcome(self) -> Mapping[str, float]:
+        """The VMs' happiness and the run's regret, as the summary has them."""
+        return self._record.summary(len(finished(self.migrations)))
 
     def vm_loads(self) -> pd.DataFrame:
         """Return each VM's node and utilisation at each load step: ``time_seconds, vm, node, cpu, memory``."""
         fleet = self._fleet
         times = np.arange(0.0, self.duration_seconds + 1e-9, SCRAPE_INTERVAL_SECONDS)
         cpu, memory = fleet.loads.block(times)
-        node = self._nodes_at(times)
+        node = self._record.places_at(times)
         there = node != NOWHERE
         names = np.array(fleet.node_names, dtype=object)
         return pd.DataFrame(
@@ -181,47 +186,27 @@ class SimResult:
 
     def regret(self, *, exact: bool = False) -> Regret:
         """Return how far the run ended from the flattest placement reachable with as many moves."""
-        return regret_of(self, exact=exact)
+        return self._record.regret(len(finished(self.migrations)), exact=exact)
 
-    def window_problem(
-        self, window_seconds: float, samples: int
-    ) -> tuple[tuple[FloatArray, FloatArray, IntArray, FloatArray, FloatArray], float]:
-        """Return what the end of the run looks like to somebody who may place the VMs anew.
+    def happiness(self) -> pd.Series:
+        """Return each VM's delivered over demanded CPU, by name; see :mod:`labkit.analysis.happiness`."""
+        return pd.Series(self._record.happiness(), index=pd.Index(self._fleet.vm_names, name="vm"), name="happiness")
 
-        Returns
-        -------
-        tuple
-            Cores in use (n_samples, n_vms), memory requests, first node of each VM, cores and memory of each node,
-            over the VMs and nodes that were there throughout; and the run's own mean standard deviation of CPU usage.
-        """
-        fleet = self._fleet
-        times = np.linspace(max(self.duration_seconds - window_seconds, 0.0), self.duration_seconds, samples)
-        node = self._nodes_at(times)
-        nodes = np.flatnonzero(fleet.ready)
-        number = np.full(len(fleet.nodes) + 1, NOWHERE, dtype=np.int64)
-        number[nodes] = np.arange(len(nodes))
-        vms = np.flatnonzero((number[node] != NOWHERE).all(axis=0))
-        first = np.full(len(fleet.vms), NOWHERE, dtype=np.int64)
-        for _, vm, place in self._placements:
-            if place != NOWHERE and number[first[vm]] == NOWHERE:
-                first[vm] = place
-        cpu, _ = fleet.loads.block(times)
-        demand = (cpu * fleet.cores)[:, vms]
-        cores = fleet.node_cores[nodes]
-        used = [
-            np.bincount(number[node[row, vms]], weights=demand[row], minlength=len(nodes)) / cores
-            for row in range(samples)
-        ]
-        actual = float(np.mean([row.std() for row in used]))
-        problem = demand, fleet.memory_bytes[vms], number[first[vms]], cores, fleet.memory_capacity[nodes]
-        return problem, actual
-
-    def _nodes_at(self, times: FloatArray) -> IntArray:
-        """Return each VM's node at each instant, shape (n_times, n_vms)."""
-        node: IntArray = np.full((len(times), len(self._fleet.vms)), NOWHERE, dtype=np.int64)
-        for time, vm, place in self._placements:
-            node[np.searchsorted(times, time) :, vm] = place
-        return node
+    @cached_property
+    def _record(self) -> Record:
+        fleet, expansion = self._fleet, self.scenario.expand(self.seed)
+        return Record(
+            loads=fleet.loads,
+            cores=np.array([vm.cores for vm in fleet.vms]),
+            memory_bytes=np.array([vm.memory_bytes for vm in fleet.vms]),
+            events=expansion.events,
+            vm_names=fleet.vm_names,
+            node_cores=fleet.node_cores,
+            node_memory=fleet.memory_capacity,
+            ready=fleet.ready,
+            placements=self._placements,
+            duration_seconds=self.duration_seconds,
+        )
 
     # --- PromQL --------------------------------------------------------------------------------------
 
