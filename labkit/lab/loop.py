@@ -64,6 +64,7 @@ from labkit.prometheus import Prometheus
 from labkit.scenario import Scenario
 from labkit.scoring import get
 from labkit.settings import read_settings
+from labkit.sim.outcome import outcome
 from labkit.units import format_duration, parse_duration, parse_quantity
 
 logger = logging.getLogger(__name__)
@@ -259,6 +260,7 @@ class Loop:
             tables=tables,
             wall_seconds=WALL_CLOCK.monotonic() - began,
             timing={**record.timing(tables["cycles"], tables["migrations"]), **self._phases()},
+            outcome=outcome(scenario, seed, tables, duration_seconds),
         )
 
     def _clear(self) -> None:
