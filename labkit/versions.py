@@ -13,6 +13,8 @@ ETCD: Final = "3.6.10"
 KWOK: Final = "0.8.0"
 DESCHEDULER: Final = "0.36.0"
 PROMETHEUS: Final = "3.12.0"
+KIND: Final = "0.33.0"
+"""Of the ``kind`` backend only; built where there is none."""
 
 PROMETHEUS_MODULE: Final = "0.312.0"
 """Prometheus' Go module counts 3.12.0 as v0.312.0."""

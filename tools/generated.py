@@ -11,7 +11,11 @@ import importlib
 import sys
 from typing import Final
 
-GENERATORS: Final[tuple[str, ...]] = ("tools.algorithm_tables", "tools.grafana_dashboards")
+GENERATORS: Final[tuple[str, ...]] = (
+    "tools.algorithm_tables",
+    "tools.grafana_dashboards",
+    "tools.service_requirements",
+)
 
 
 def main() -> int:

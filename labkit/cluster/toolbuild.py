@@ -166,6 +166,35 @@ def _build_pages(progress: Progress) -> None:
     shutil.rmtree(workshop, ignore_errors=True)
 
 
+def install_program(package: str, target: Path, progress: Progress | None = None) -> None:
+    """Build one more program, which is not among the pinned ones of ``tools/``, from a Go package of fixed version.
+
+    Parameters
+    ----------
+    package : str
+        With its version: ``sigs.k8s.io/kind@v0.33.0``; verified by Go's checksum database.
+    target : Path
+        Where the program is to lie.
+
+    Raises
+    ------
+    ToolError
+        If no Go can be had or the build fails; names the log.
+    """
+    with _alone():
+        if target.is_file():
+            return
+        go = find_go(progress)
+        draft = target.parent / ".draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        environment = _go_environment(go) | {"GOBIN": str(draft)}
+        command = [str(go), "install", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", package]
+        _run(command, _log(target.name), environment, cwd=draft, what=f"building {target.name}")
+        (draft / target.name).replace(target)
+        draft.rmdir()
+
+
 # --- Go and npm ------------------------------------------------------------------------------------------
 
 
