@@ -226,6 +226,17 @@ def test_with_duration_shortens_and_refuses_nonsense() -> None:
         scenario.with_nodes(0)
 
 
+def test_a_shorter_run_leaves_out_the_events_that_it_does_not_reach() -> None:
+    scenario = load_scenario("churn")
+    half = scenario.with_duration(1800)
+    assert [event.at_seconds for event in half.events(1)] == [
+        event.at_seconds for event in scenario.events(1) if event.at_seconds <= 1800
+    ]
+    assert len(half.timeline) < len(scenario.timeline)
+    for name in scenario_names():
+        assert all(event.at_seconds <= 60 for event in load_scenario(name).with_duration(60).events(1))
+
+
 def test_a_scenario_survives_the_way_to_a_worker() -> None:
     scenario = load_scenario("quickstart")
     scenario.expand(1)

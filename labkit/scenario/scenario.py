@@ -11,6 +11,7 @@ from labkit.errors import ScenarioError
 from labkit.load import PressureModel
 from labkit.scenario.expansion import Expansion, expand, pool_nodes
 from labkit.scenario.values import Event, Node, VirtualMachine
+from labkit.units import parse_duration
 
 _KEPT_EXPANSIONS: Final = 4
 
@@ -86,7 +87,7 @@ class Scenario:
         return self._expansions[used]
 
     def with_duration(self, duration_seconds: float) -> Scenario:
-        """Return the scenario with another duration; later events are then not reached.
+        """Return the scenario with another duration; events that a shorter one does not reach are left out.
 
         Raises
         ------
@@ -96,7 +97,10 @@ class Scenario:
         if not duration_seconds > 0:
             raise ScenarioError(f"{self.source}: duration: wanted more than 0 s, found {duration_seconds:g} s")
         document = copy.deepcopy(dict(self.document))
-        document["spec"]["duration"] = f"{round(duration_seconds * 1000)}ms"
+        spec = document["spec"]
+        spec["duration"] = f"{round(duration_seconds * 1000)}ms"
+        if duration_seconds < self.duration_seconds and "timeline" in spec:
+            spec["timeline"] = [event for event in spec["timeline"] if parse_duration(event["at"]) <= duration_seconds]
         return replace(self, document=document, duration_seconds=duration_seconds)
 
     def with_nodes(self, count: int) -> Scenario:
