@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     from labkit.cluster.config import default_name
 
+    parser.add_argument("--backend", default=None, help="local or kind (default: that of the lab, else local)")
     parser.add_argument("--name", default=default_name(), help="the lab's name (default: %(default)s)")
     parser.add_argument("--address", help="loopback address that the lab is to have")
     parser.add_argument("--tools", metavar="DIR", help="folder with tools of your own (default: LABKIT_TOOLS)")
@@ -22,10 +23,13 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from labkit import cluster
-    from labkit.cluster.machine import examine
+    from labkit.cluster import machine
+    from labkit.cluster.kind import machine as kind_machine
 
-    config = cluster.wanted_config(args.name, address=args.address, tools=args.tools)
-    checks = examine(config, lab_is_up=cluster.running(args.name) is not None)
+    config = cluster.wanted_config(args.name, address=args.address, backend=args.backend, tools=args.tools)
+    running = cluster.running(args.name)
+    examine = kind_machine.examine if config.backend == "kind" else machine.examine
+    checks = examine(config, lab_is_up=running is not None and running.backend == config.backend)
     problems = [check for check in checks if check.level == "problem"]
     if args.json:
         print(json.dumps({"can_run": not problems, "checks": [check.to_json() for check in checks]}, indent=1))

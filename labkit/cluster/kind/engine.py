@@ -52,6 +52,8 @@ class Engine:
         1 or 2.
     variables : Mapping of str to str
         The environment in which it was found; every call gets it.
+    store : Path, optional
+        Folder of its images on this machine; None where that is another machine.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Engine:
     rootless: bool
     cgroup_version: int
     variables: Mapping[str, str]
+    store: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return what kind must be told, to be added to its environment."""
@@ -164,7 +167,9 @@ def _docker(program: Path, environ: Mapping[str, str]) -> Engine:
         limits = {"cpu": "CPUShares", "memory": "MemoryLimit", "pids": "PidsLimit"}
         controllers = [name for name, key in limits.items() if info.get(key)]
         _check_rootless("docker", cgroup_version, controllers)
-    return Engine("docker", program, version, rootless, cgroup_version, environ)
+    is_here = environ.get("DOCKER_HOST", "unix://").startswith("unix://") and info.get("DockerRootDir")
+    store = Path(str(info["DockerRootDir"])) if is_here else None
+    return Engine("docker", program, version, rootless, cgroup_version, environ, store)
 
 
 def _docker_advice(said: str, environ: Mapping[str, str]) -> str:
@@ -202,7 +207,9 @@ def _podman(program: Path, environ: Mapping[str, str]) -> Engine:
         maps = (host.get("idMappings") or {}) if not host.get("serviceIsRemote") else {}
         for kind, file in (("uidmap", "subuid"), ("gidmap", "subgid")):
             _check_ids(maps.get(kind), file)
-    return Engine("podman", program, version, rootless, cgroup_version, environ)
+    root = (info.get("store") or {}).get("graphRoot")
+    store = Path(str(root)) if root and not host.get("serviceIsRemote") else None
+    return Engine("podman", program, version, rootless, cgroup_version, environ, store)
 
 
 def _podman_advice(said: str) -> str:

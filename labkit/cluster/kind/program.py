@@ -23,7 +23,7 @@ PROGRAM_VARIABLE: Final = "LABKIT_KIND_PROGRAM"
 """Path of the kind to use; without it the one on PATH."""
 MIN_VERSION: Final = (0, 32, 0)
 """The first release whose node images run the Kubernetes of this lab."""
-PACKAGE: Final = "sigs.k8s.io/kind"
+PACKAGE_AT: Final = f"sigs.k8s.io/kind@v{versions.KIND}"
 ASK_TIMEOUT_SECONDS: Final = 20.0
 
 
@@ -59,9 +59,7 @@ def locate(environ: Mapping[str, str] = os.environ) -> Kind | None:
     on_path = shutil.which("kind", path=environ.get("PATH", os.defpath))
     if on_path is None:
         return None
-    return _checked(
-        Path(on_path), f"'go install {PACKAGE}@v{versions.KIND}', or take it off PATH and the lab builds its own"
-    )
+    return _checked(Path(on_path), f"'go install {PACKAGE_AT}', or take it off PATH and the lab builds its own")
 
 
 def find(environ: Mapping[str, str] = os.environ, *, say: Callable[[str], None] | None = None) -> Kind:
@@ -105,5 +103,5 @@ def _checked(program: Path, advice: str) -> Kind:
 def _build(say: Callable[[str], None]) -> Kind:
     say(f"building kind {versions.KIND} (no kind on PATH; about a minute)")
     program = built_program()
-    toolbuild.install_program(f"{PACKAGE}@v{versions.KIND}", program)
+    toolbuild.install_program(PACKAGE_AT, program)
     return Kind(program, versions.KIND)
