@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast
 
-import jsonschema
 import yaml
 
 from labkit.analysis import metrics
 from labkit.descheduling import parse_thresholds
 from labkit.errors import ExperimentError, InputError
 from labkit.names import MAX_TEMPO
+from labkit.schema import Draft202012Validator, ValidationError
 from labkit.units import parse_duration
 
 T = TypeVar("T")
@@ -327,7 +327,7 @@ def check_policy(policy: Mapping[str, Any]) -> dict[str, Any]:
     InputError
         If a name or a value is wrong.
     """
-    for error in jsonschema.Draft202012Validator(POLICY_SCHEMA).iter_errors(dict(policy)):
+    for error in Draft202012Validator(POLICY_SCHEMA).iter_errors(dict(policy)):
         place, message = _explain(error)
         raise InputError(f"policy {'.'.join(map(str, place))}: {message}")
     for name, value in policy.items():
@@ -469,7 +469,7 @@ class _Source:
 
     def check(self, content: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         """Raise for the first thing that does not fit the schema."""
-        errors = list(jsonschema.Draft202012Validator(dict(schema)).iter_errors(content))
+        errors = list(Draft202012Validator(dict(schema)).iter_errors(content))
         if errors:
             # The file's order is the reader's order.
             first = min(errors, key=lambda error: self.lines.get(tuple(error.absolute_path), 0))
@@ -495,7 +495,7 @@ _TYPES: Final = {
 }  # fmt: skip
 
 
-def _explain(error: jsonschema.ValidationError) -> tuple[list[str | int], str]:
+def _explain(error: ValidationError) -> tuple[list[str | int], str]:
     """Say in the house's words what a schema violation means, and where."""
     place: list[str | int] = list(error.absolute_path)
     rule, wanted, found = error.validator, cast(Any, error.validator_value), cast(Any, error.instance)

@@ -1,7 +1,8 @@
 """The only door to the Kubernetes API.
 
 Objects are plain dicts straight from JSON: the typed client costs ten times their memory. The official client
-is used for what it knows best, finding and refreshing credentials; requests go through its connection pool.
+is used for what it knows best, reading kubeconfigs and the credentials in them. A pod's own credentials are two files,
+and are read without it: its five hundred modules are most of what a small service would load at its start.
 
 :class:`Kube` is one API server with one identity, :class:`Store` a watch-fed mirror of one resource. Nothing here
 retries a write: whoever writes decides what a conflict means.
@@ -50,6 +51,10 @@ WATCH_SECONDS: Final = 240
 WATCH_SILENCE_SECONDS: Final = 90.0
 """The API server sends a bookmark about once a minute; a watch silent for longer is taken for dead."""
 BACKOFF_SECONDS: Final = (0.05, 5.0)
+CONNECTIONS: Final = 32
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN_SECONDS: Final = 60.0
+"""A token on disk is read again after that long, as client-go does: it is renewed well before it ends."""
 PAGE: Final = 500
 """Objects in a page of a long list, as in client-go: a few megabytes of JSON."""
 GONE: Final = 410
@@ -114,18 +119,28 @@ class Kube:
 
     Parameters
     ----------
-    configuration : kubernetes.client.Configuration
-        Where the server is and who we are.
+    server : str
+        The API server's URL.
+    pool : urllib3.PoolManager, optional
+        The connections, with a client certificate in them where that is who we are.
+    authorization : callable, optional
+        Returns the ``Authorization`` header of the next request, or None.
+
+    Notes
+    -----
+    Proxies are never used: the lab's API server is not behind one.
     """
 
-    def __init__(self, configuration: Any) -> None:
-        from kubernetes.client import ApiClient
-
-        configuration.proxy = None  # the lab's API server is never behind a proxy
-        configuration.retries = False
-        configuration.connection_pool_maxsize = 32
-        self._configuration = configuration
-        self._pool: urllib3.PoolManager = ApiClient(configuration).rest_client.pool_manager
+    def __init__(
+        self,
+        server: str,
+        pool: urllib3.PoolManager | None = None,
+        *,
+        authorization: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.server = server
+        self._pool = pool or urllib3.PoolManager(maxsize=CONNECTIONS)
+        self._authorization = authorization
         self._resources: dict[tuple[str, str], Resource] = {}
 
     @classmethod
@@ -137,7 +152,7 @@ class Kube:
         KubeError
             If the file is missing or cannot be read.
         """
-        from kubernetes.client import Configuration
+        from kubernetes.client import ApiClient, Configuration
         from kubernetes.config import ConfigException, load_kube_config
 
         configuration = Configuration()
@@ -145,7 +160,14 @@ class Kube:
             load_kube_config(config_file=str(path), client_configuration=configuration, persist_config=False)
         except (ConfigException, OSError) as exc:
             raise KubeError(f"wanted a kubeconfig at {path}, found: {exc}") from exc
-        return cls(configuration)
+        configuration.proxy = None
+        configuration.retries = False
+        configuration.connection_pool_maxsize = CONNECTIONS
+        return cls(
+            str(configuration.host),
+            ApiClient(configuration).rest_client.pool_manager,
+            authorization=lambda: configuration.get_api_key_with_prefix("BearerToken", alias="authorization"),
+        )
 
     @classmethod
     def in_cluster(cls) -> Kube:
@@ -156,26 +178,22 @@ class Kube:
         KubeError
             If this process does not run in a pod.
         """
-        from kubernetes.client import Configuration
-        from kubernetes.config import ConfigException, load_incluster_config
-
-        configuration = Configuration()
-        try:
-            load_incluster_config(client_configuration=configuration)
-        except ConfigException as exc:
-            raise KubeError(f"wanted a pod's service account, found: {exc}") from exc
-        return cls(configuration)
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
+        token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
+        if not (host and port and token.is_file() and authority.is_file()):
+            raise KubeError(
+                f"wanted a pod's service account: KUBERNETES_SERVICE_HOST and _PORT, and {token} and {authority}; "
+                f"found host {host}, port {port}, " + ("the files" if token.is_file() else "no files")
+            )
+        pool = urllib3.PoolManager(maxsize=CONNECTIONS, cert_reqs="CERT_REQUIRED", ca_certs=str(authority))
+        server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        return cls(server, pool, authorization=_Token(token).header)
 
     @classmethod
     def from_environment(cls) -> Kube:
         """Connect through ``KUBECONFIG`` where it is set, else as the pod's service account."""
         path = os.environ.get("KUBECONFIG")
         return cls.from_kubeconfig(path) if path else cls.in_cluster()
-
-    @property
-    def server(self) -> str:
-        """Return the API server's URL."""
-        return str(self._configuration.host)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -197,14 +215,14 @@ class Kube:
             If the server did not answer (status 0) or answered with an error.
         """
         headers = {"Accept": "application/json"}
-        token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            headers["Authorization"] = token
+        authorization = self._authorization()
+        if authorization:
+            headers["Authorization"] = authorization
         data: bytes | None = None
         if body is not None:
             headers["Content-Type"] = content_type
             data = body if isinstance(body, bytes) else orjson.dumps(body)
-        url = f"{self._configuration.host}{path}"
+        url = f"{self.server}{path}"
         if query:
             url += f"?{urlencode(query)}"
         try:
@@ -505,6 +523,23 @@ class Kube:
             raise KubeError(f"the watch of {resource.plural} broke off: {exc}") from exc
         finally:
             response.close()
+
+
+class _Token:
+    """A pod's token, which is renewed on disk while the pod runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at = float("-inf")
+        self._header = ""
+
+    def header(self) -> str:
+        """Return the ``Authorization`` header."""
+        now = WALL_CLOCK.monotonic()
+        if now - self._read_at > TOKEN_SECONDS:
+            self._header = f"Bearer {self._path.read_text().strip()}"
+            self._read_at = now
+        return self._header
 
 
 class Store:

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,6 +35,7 @@ class ApiServer:
         self.events: queue.Queue[Object | None] = queue.Queue()
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
+        self.authorizations: list[str | None] = []
         self.unavailable = False
         outer = self
 
@@ -59,6 +61,7 @@ class ApiServer:
         length = int(handler.headers.get("Content-Length") or 0)
         self.bodies.append(handler.rfile.read(length))
         self.requests.append((handler.command, handler.path))
+        self.authorizations.append(handler.headers.get("Authorization"))
         if "watch" in query and not self.unavailable:
             handler.send_response(200)
             handler.send_header("Transfer-Encoding", "chunked")
@@ -95,11 +98,7 @@ class ApiServer:
         return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": pods[start:end]}
 
     def kube(self, kind: type[Kube] = Kube) -> Kube:
-        from kubernetes.client import Configuration
-
-        configuration = Configuration()
-        configuration.host = f"http://127.0.0.1:{self.server.server_address[1]}"
-        return kind(configuration)
+        return kind(f"http://127.0.0.1:{self.server.server_address[1]}")
 
 
 class SmallPages(Kube):
@@ -153,6 +152,33 @@ def test_delete_carries_its_preconditions(api: ApiServer) -> None:
     options = json.loads(api.bodies[-1])
     assert options["preconditions"] == {"uid": "u1", "resourceVersion": "7"}
     assert options["gracePeriodSeconds"] == 0
+
+
+def test_a_pod_s_token_is_read_anew_when_it_was_renewed(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("first\n")
+    (tmp_path / "ca.crt").write_text("")
+    monkeypatch.setattr("labkit.kube.SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    kube = Kube.in_cluster()
+    assert kube.server == "https://127.0.0.1:443"
+    kube = Kube(api.kube().server, authorization=kube._authorization)
+    kube.list(PODS)
+    (tmp_path / "token").write_text("second\n")
+    kube.list(PODS)
+    monkeypatch.setattr("labkit.kube.TOKEN_SECONDS", -1.0)
+    kube.list(PODS)
+    assert api.authorizations == ["Bearer first", "Bearer first", "Bearer second"]
+
+
+def test_without_a_service_account_the_error_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labkit.kube.SERVICE_ACCOUNT", tmp_path)
+    with pytest.raises(KubeError, match="wanted a pod's service account"):
+        Kube.in_cluster()
 
 
 def test_store_follows_changes_and_tells_old_and_new(api: ApiServer) -> None:

@@ -11,12 +11,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
 import yaml
 
 from labkit.datafiles import data_path
 from labkit.errors import ScenarioError
 from labkit.names import GROUP, SCENARIO_KIND
+from labkit.schema import Draft202012Validator, ValidationError
 from labkit.versions import SIMULATION_API_VERSION
 
 API_VERSION = f"{GROUP}/{SIMULATION_API_VERSION}"
@@ -52,11 +52,11 @@ def check_document(document: Any, source: str) -> None:
 
 
 @functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
+def _validator() -> Draft202012Validator:
     path = data_path("k8s", "crds", "simulationscenarios.yaml")
     crd = yaml.safe_load(path.read_text(encoding="utf-8"))
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return jsonschema.Draft202012Validator(_strict(schema, at_top=True))
+    return Draft202012Validator(_strict(schema, at_top=True))
 
 
 def _strict(schema: Any, *, at_top: bool = False) -> Any:
@@ -79,7 +79,7 @@ def _strict(schema: Any, *, at_top: bool = False) -> Any:
     return strict
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     where = field_path(error.absolute_path)
     found = _short(error.instance)
     found_value: Any = error.instance

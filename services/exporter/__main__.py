@@ -6,11 +6,9 @@ import argparse
 import logging
 import math
 import os
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import waitress
@@ -19,6 +17,7 @@ from labkit.clock import WALL_CLOCK, Clock
 from labkit.errors import InputError
 from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Kube, Object, Store
 from labkit.names import APP_LABEL, EXPORTER_PORT, LAUNCHER_APP, LISTEN_ADDRESS_KEY
+from labkit.service import begin
 from labkit.settings import read_settings, settings_store
 from services.exporter.app import create_app
 from services.exporter.counters import CounterFile
@@ -29,11 +28,10 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Serve until SIGTERM; anything that fails for good ends the process, so that it is started anew."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    begin()
     parser = argparse.ArgumentParser(prog="services.exporter", description=__doc__)
     parser.add_argument("--counters", type=Path, required=True, help="file in which the counters outlive the process")
     counter_file = CounterFile(parser.parse_args().counters)
-    signal.signal(signal.SIGTERM, _stop)
     settings = read_settings(os.environ)
     fleet = Fleet(settings.time, pressure_model=settings.pressure_model)
     server = waitress.create_server(
@@ -77,10 +75,6 @@ def mirror(fleet: Fleet, kube: Kube, *, clock: Clock = WALL_CLOCK) -> list[Store
     for store, changed in followed:
         store.subscribe(lambda old, new, changed=changed: changed(old, new, clock.now()))  # type: ignore[misc]
     return [store.start() for store, _ in followed]
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

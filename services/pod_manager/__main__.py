@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import threading
-from types import FrameType
-
-import waitress
 
 from labkit.clock import WALL_CLOCK
 from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Kube, Store
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
-    LISTEN_ADDRESS_KEY,
     MIGRATION_POLICY_CONFIG_MAP,
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
 )
+from labkit.service import begin, serve
 from labkit.settings import read_settings, settings_store
 from labkit.workqueue import Workers
 from services.pod_manager.app import PodManager, create_app
@@ -34,8 +30,7 @@ LOOK_AT_ALL_SECONDS = 300.0
 
 def main() -> None:
     """Manage pods until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     kube = Kube.from_environment()
     vms, nodes = Store(kube, VIRTUAL_MACHINES), Store(kube, NODES)
     pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
@@ -46,14 +41,8 @@ def main() -> None:
     manager = PodManager(kube, vms=vms, nodes=nodes, settings=read_settings(os.environ))
     workers = Workers(manager.queue, manager.reconcile, threads=THREADS, failed=manager.failed)
     ready = threading.Event()
-    server = waitress.create_server(
-        create_app(manager, ready=ready, healthy=lambda: workers.alive),
-        host=os.environ[LISTEN_ADDRESS_KEY],
-        port=POD_MANAGER_PORT,
-        threads=2,
-        ident="labkit-pod-manager",
-    )
-    threading.Thread(target=server.run, name="http", daemon=True).start()
+    app = create_app(manager, ready=ready.is_set, healthy=lambda: workers.alive)
+    serve(app, port=POD_MANAGER_PORT, name="pod-manager")
     for store, subscriber in (
         (nodes, manager.node_changed),
         (policy, manager.policy_changed),
@@ -72,10 +61,6 @@ def main() -> None:
     while True:
         WALL_CLOCK.wait(LOOK_AT_ALL_SECONDS)
         manager.look_at_all()
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ server itself, as a mirror may be behind.
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from flask import Flask, Response, jsonify
-from prometheus_client import generate_latest
+import orjson
 from prometheus_client.core import GaugeMetricFamily
 
 from labkit.clock import WALL_CLOCK, Clock, LabTime
@@ -22,6 +20,7 @@ from labkit.errors import InputError, KubeError
 from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Key, Kube, Object, Store
 from labkit.migration import CopyState, dirty_bytes_per_second, may_start, start_copy
 from labkit.names import EVICTION_SOURCE_ANNOTATION, MEMORY_BYTES_ANNOTATION
+from labkit.service import HEALTH, METRICS, Page, health, metrics, site
 from labkit.settings import Settings, read_settings
 from labkit.virtualmachine import Migration, VirtualMachine
 from labkit.workqueue import WorkQueue
@@ -50,6 +49,9 @@ from services.pod_manager.logic import (
 )
 from services.pod_manager.policy import ClusterPolicy, read_policy
 from services.pod_manager.telemetry import SHOWN, Recorder, Telemetry
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -544,32 +546,26 @@ def _finished(entries: Iterable[dict[str, Any]]) -> Iterator[GaugeMetricFamily]:
     yield from families.values()
 
 
-def create_app(manager: PodManager, *, ready: threading.Event, healthy: Callable[[], bool]) -> Flask:
+def create_app(manager: PodManager, *, ready: Callable[[], bool], healthy: Callable[[], bool]) -> WSGIApplication:
     """Build the pages: ``/healthz``, ``/metrics`` and ``/migrations``.
 
     Parameters
     ----------
     manager : PodManager
         What they tell of.
-    ready : threading.Event
-        Set when the first lists have been read.
+    ready : callable
+        Tells whether the first lists have been read.
     healthy : callable
         Tells whether the worker threads run.
     """
-    app = Flask("pod_manager")
 
-    @app.get("/healthz")
-    def healthz() -> tuple[str, int]:
-        if not ready.is_set():
-            return "starting: waiting for the first list of objects\n", 503
-        return ("ok\n", 200) if healthy() else ("a worker thread has died\n", 500)
+    def migrations() -> Page:
+        return Page(orjson.dumps({"migrations": manager.telemetry.record.entries()}), "application/json")
 
-    @app.get("/metrics")
-    def metrics() -> Response:
-        return Response(generate_latest(manager.telemetry.registry), content_type="text/plain; version=0.0.4")
-
-    @app.get("/migrations")
-    def migrations() -> Response:
-        return jsonify(migrations=manager.telemetry.record.entries())
-
-    return app
+    return site(
+        {
+            HEALTH: health(healthy, ready=ready),
+            METRICS: metrics(manager.telemetry.registry),
+            "/migrations": migrations,
+        }
+    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from labkit.kube import PROMETHEUS_RULES, Kube, Store
 from labkit.names import LISTEN_ADDRESS_KEY, RULE_LOADER_PORT, TEMPO_KEY
+from labkit.service import begin
 from services.rule_loader.app import WebhookServer, tls_context
 from services.rule_loader.loader import RuleFolder
 from services.rule_loader.logic import Object, review
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/etc/prometheus"), help="the folder that Prometheus reads")
     parser.add_argument("--certificates", type=Path, default=Path("/certs"))
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     tempo = int(os.environ[TEMPO_KEY])
     kube = Kube.in_cluster()
 
@@ -70,10 +68,6 @@ def follow(folder: RuleFolder, kube: Kube, *, tempo: int, certificates: Path) ->
 def _with_kind(answer: Object) -> list[Object]:
     kind = answer["kind"].removesuffix("List")
     return [{"apiVersion": answer["apiVersion"], "kind": kind, **obj} for obj in answer["items"]]
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

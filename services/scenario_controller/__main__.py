@@ -5,11 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import threading
-from types import FrameType
-
-import waitress
 
 from labkit.clock import WALL_CLOCK
 from labkit.errors import KubeError
@@ -17,12 +12,12 @@ from labkit.kube import NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Kub
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
-    LISTEN_ADDRESS_KEY,
     NODE_TYPE_KWOK,
     NODE_TYPE_LABEL,
     SCENARIO_CONTROLLER_PORT,
-    TEMPO_KEY,
 )
+from labkit.service import begin, serve
+from labkit.settings import read_settings
 from services.scenario_controller.app import ScenarioController, create_app
 
 logger = logging.getLogger(__name__)
@@ -36,23 +31,16 @@ STUCK_SECONDS = 120.0
 
 def main() -> None:
     """Play scenarios until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     kube = Kube.from_environment()
     scenarios, vms = Store(kube, SIMULATION_SCENARIOS), Store(kube, VIRTUAL_MACHINES)
     nodes = Store(kube, NODES, label_selector=f"{NODE_TYPE_LABEL}={NODE_TYPE_KWOK}")
     pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
-    tempo = int(os.environ[TEMPO_KEY])
+    tempo = read_settings(os.environ).time.tempo
     controller = ScenarioController(kube, scenarios=scenarios, vms=vms, nodes=nodes, pods=pods, tempo=tempo)
     last_look = [WALL_CLOCK.monotonic()]
-    server = waitress.create_server(
-        create_app(lambda: WALL_CLOCK.monotonic() - last_look[0] < STUCK_SECONDS),
-        host=os.environ[LISTEN_ADDRESS_KEY],
-        port=SCENARIO_CONTROLLER_PORT,
-        threads=1,
-        ident="labkit-scenario-controller",
-    )
-    threading.Thread(target=server.run, name="http", daemon=True).start()
+    app = create_app(lambda: WALL_CLOCK.monotonic() - last_look[0] < STUCK_SECONDS)
+    serve(app, port=SCENARIO_CONTROLLER_PORT, name="scenario-controller", threads=1)
     stores = (scenarios, vms, nodes, pods)
     for store in stores:
         store.subscribe(controller.changed)
@@ -69,10 +57,6 @@ def main() -> None:
         last_look[0] = WALL_CLOCK.monotonic()
         if controller.wake.wait(min(seconds, STUCK_SECONDS / 2)):
             WALL_CLOCK.wait(GATHER_SECONDS)
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from flask import Flask, Response, jsonify
-
-from labkit.clock import WALL_CLOCK, Clock, LabTime
+from labkit.clock import WALL_CLOCK, Clock
 from labkit.errors import InputError, KubeError
 from labkit.kube import CONFIG_MAPS, NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Kube, Object, Store
 from labkit.names import (
@@ -26,6 +24,8 @@ from labkit.names import (
 )
 from labkit.scenario import Event, Node, Scenario, parse_scenario
 from labkit.scenario.expansion import Expansion
+from labkit.service import HEALTH, health, site
+from labkit.settings import read_settings
 from services.scenario_controller.logic import (
     STATUS_LAB_SECONDS,
     choose,
@@ -37,6 +37,9 @@ from services.scenario_controller.logic import (
     timestamp,
     vm_object,
 )
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -166,16 +169,20 @@ class ScenarioController:
 
     def _hold(self, scenario: Scenario) -> None:
         """Put lab time 0 out of reach, and set what holds for the whole scenario."""
-        data = self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"]
+        data = self._lab()
         now = self._clock.now()
         wanted: dict[str, str] = {PRESSURE_MODEL_KEY: scenario.pressure_model}
-        if float(data[EPOCH_KEY]) < now + NOT_BEGUN_SECONDS / 2:
+        if read_settings(data).time.epoch < now + NOT_BEGUN_SECONDS / 2:
             wanted[EPOCH_KEY] = repr(now + NOT_BEGUN_SECONDS)
         if any(data.get(key) != value for key, value in wanted.items()):
             self._kube.patch(CONFIG_MAPS, LAB_CONFIG_MAP, {"data": wanted}, MONITORING_NAMESPACE)
             megabits = scenario.link_bytes_per_second * 8 / 1e6
             policy = {"data": {"networkBandwidthMbps": f"{megabits:g}"}}
             self._kube.patch(CONFIG_MAPS, MIGRATION_POLICY_CONFIG_MAP, policy, MONITORING_NAMESPACE)
+
+    def _lab(self) -> dict[str, str]:
+        """Return the data of ConfigMap ``lab``, from the API server: this process has just written it, perhaps."""
+        return dict(self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"])
 
     def _create(self, resource: Any, obj: Object, namespace: str | None) -> None:
         try:
@@ -195,8 +202,7 @@ class ScenarioController:
     # --- from lab time 0 on ---------------------------------------------------------------------------
 
     def _play(self, obj: Object, scenario: Scenario, events: list[Event]) -> float:
-        epoch = float(self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"][EPOCH_KEY])
-        lab_seconds = LabTime(epoch, self._tempo).at(self._clock.now())
+        lab_seconds = read_settings(self._lab()).time.at(self._clock.now())
         paused = bool(obj["spec"].get("paused"))
         played = int(self._status(obj).get("eventsPlayed", 0))
         if not paused:
@@ -335,13 +341,6 @@ class ScenarioController:
         known.update(change)
 
 
-def create_app(controller_alive: Callable[[], bool]) -> Flask:
+def create_app(alive: Callable[[], bool]) -> WSGIApplication:
     """Return the HTTP pages: ``/healthz``."""
-    app = Flask(__name__)
-
-    @app.get("/healthz")
-    def healthz() -> tuple[Response, int]:
-        alive = controller_alive()
-        return jsonify(ok=alive), 200 if alive else 503
-
-    return app
+    return site({HEALTH: health(alive)})

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import signal
-from types import FrameType
 
 import waitress
 
@@ -14,6 +11,7 @@ from labkit.kube import CONFIG_MAPS, Kube, Object, Store
 from labkit.names import LISTEN_ADDRESS_KEY, MONITORING_NAMESPACE, PROMETHEUS_PORT, SCORER_PORT
 from labkit.prometheus import Prometheus
 from labkit.scoring import user
+from labkit.service import begin
 from services.scorer.app import create_app
 from services.scorer.logic import Scorer
 
@@ -30,8 +28,7 @@ def main() -> None:
         help="where the load records are (default: %(default)s)",
     )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     scorer = Scorer(Prometheus(args.prometheus, timeout=QUERY_TIMEOUT_SECONDS))
     store = Store(
         Kube.in_cluster(),
@@ -58,10 +55,6 @@ def main() -> None:
 
 def _files(config_map: Object | None) -> dict[str, str]:
     return dict((config_map or {}).get("data") or {})
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING
 
-from flask import Flask, Response
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from labkit.clock import WALL_CLOCK
 from labkit.errors import PrometheusError
 from labkit.scoring import SCORER_METRIC, Form
+from labkit.service import HEALTH, METRICS, TEXT_FORMAT, Page, health, site
 from services.scorer.logic import Scorer
 
-TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(scorer: Scorer) -> Flask:
+def create_app(scorer: Scorer) -> WSGIApplication:
     """Build the WSGI application over a scorer.
 
     Notes
@@ -27,12 +28,10 @@ def create_app(scorer: Scorer) -> Flask:
     Scores are computed when ``/metrics`` is asked for, so they are never older than the scrape that carries them.
     Without an answer from Prometheus the page has no scores, and says so: old ones would keep a node's score alive.
     """
-    app = Flask("scorer")
     own = CollectorRegistry()
     ProcessCollector(registry=own)
 
-    @app.get("/metrics")
-    def _metrics() -> Response:
+    def scores_page() -> Page:
         start = WALL_CLOCK.monotonic()
         try:
             scores, answered = scorer.scores(), True
@@ -40,13 +39,9 @@ def create_app(scorer: Scorer) -> Flask:
             logger.warning("%s", error)
             scores, answered = {}, False
         lines = [*_scores(scores), *_about(scorer, answered=answered, seconds=WALL_CLOCK.monotonic() - start)]
-        return Response("\n".join(lines).encode() + b"\n" + generate_latest(own), content_type=TEXT_FORMAT)
+        return Page("\n".join(lines).encode() + b"\n" + generate_latest(own), TEXT_FORMAT)
 
-    @app.get("/healthz")
-    def _healthz() -> str:
-        return "ok\n"
-
-    return app
+    return site({HEALTH: health(lambda: True), METRICS: scores_page})
 
 
 def _scores(scores: Mapping[tuple[str, Form], Mapping[str, float]]) -> Iterator[str]:

@@ -10,15 +10,12 @@ import signal
 import threading
 from types import FrameType
 
-import waitress
-
 from labkit.clock import WALL_CLOCK
 from labkit.errors import KubeError
 from labkit.kube import CONFIG_MAPS, NODES, Kube, Store
 from labkit.names import (
     DESCHEDULER_NAMESPACE,
     DESCHEDULING_INTERVAL_KEY,
-    LISTEN_ADDRESS_KEY,
     MONITORING_NAMESPACE,
     NODE_TYPE_KWOK,
     NODE_TYPE_LABEL,
@@ -27,6 +24,7 @@ from labkit.names import (
     SOFT_TAINTER_PORT,
 )
 from labkit.prometheus import Prometheus
+from labkit.service import begin, serve
 from labkit.units import parse_duration
 from services.soft_tainter.app import SoftTainter, create_app
 
@@ -46,7 +44,7 @@ def main() -> None:
         help="where the scores are (default: %(default)s)",
     )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    begin()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: _stop(stop, number, frame))
     interval = parse_duration(os.environ[DESCHEDULING_INTERVAL_KEY])
@@ -60,14 +58,8 @@ def main() -> None:
     )
     last_look = [WALL_CLOCK.monotonic()]
     stuck = max(60.0, STUCK_INTERVALS * interval)
-    server = waitress.create_server(
-        create_app(tainter, lambda: WALL_CLOCK.monotonic() - last_look[0] < stuck),
-        host=os.environ[LISTEN_ADDRESS_KEY],
-        port=SOFT_TAINTER_PORT,
-        threads=1,
-        ident="labkit-soft-tainter",
-    )
-    threading.Thread(target=server.run, name="http", daemon=True).start()
+    app = create_app(tainter, lambda: WALL_CLOCK.monotonic() - last_look[0] < stuck)
+    serve(app, port=SOFT_TAINTER_PORT, name="soft-tainter", threads=1)
     for store in (nodes, policies):
         store.start()
     for store in (nodes, policies):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from flask import Flask, Response, jsonify
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from labkit.descheduling import Thresholds
 from labkit.errors import InputError, KubeError, PrometheusError
@@ -15,7 +14,11 @@ from labkit.kube import NODES, Kube, Store
 from labkit.names import DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP
 from labkit.policy import read_policy
 from labkit.prometheus import Prometheus
+from labkit.service import HEALTH, METRICS, health, metrics, site
 from services.soft_tainter.logic import classification_of, selected, taint_patch, wanted_taints
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +93,6 @@ class SoftTainter:
                 raise
 
 
-def create_app(tainter: SoftTainter, is_alive: Callable[[], bool]) -> Flask:
+def create_app(tainter: SoftTainter, alive: Callable[[], bool]) -> WSGIApplication:
     """Return the HTTP pages: ``/healthz`` and ``/metrics``."""
-    app = Flask(__name__)
-
-    @app.get("/healthz")
-    def healthz() -> tuple[Response, int]:
-        alive = is_alive()
-        return jsonify(ok=alive), 200 if alive else 503
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        return Response(generate_latest(tainter.registry), mimetype="text/plain")
-
-    return app
+    return site({HEALTH: health(alive), METRICS: metrics(tainter.registry)})

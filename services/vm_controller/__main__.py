@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import threading
-from types import FrameType
-
-import waitress
 
 from labkit.clock import WALL_CLOCK
 from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Store
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
-    LISTEN_ADDRESS_KEY,
     VM_CONTROLLER_PORT,
 )
+from labkit.service import begin, serve
 from labkit.settings import read_settings, settings_store
 from labkit.workqueue import Workers
 from services.vm_controller.app import VmController, create_app
@@ -31,22 +27,15 @@ THREADS = 4
 
 def main() -> None:
     """Keep statuses right until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
+    begin()
     kube = Kube.from_environment()
     vms = Store(kube, VIRTUAL_MACHINES)
     pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
     controller = VmController(kube, vms=vms, pods=pods, settings=read_settings(os.environ))
     workers = Workers(controller.queue, controller.reconcile, threads=THREADS, failed=controller.failed)
     ready = threading.Event()
-    server = waitress.create_server(
-        create_app(controller, ready=ready, healthy=lambda: workers.alive),
-        host=os.environ[LISTEN_ADDRESS_KEY],
-        port=VM_CONTROLLER_PORT,
-        threads=2,
-        ident="labkit-vm-controller",
-    )
-    threading.Thread(target=server.run, name="http", daemon=True).start()
+    app = create_app(controller, ready=ready.is_set, healthy=lambda: workers.alive)
+    serve(app, port=VM_CONTROLLER_PORT, name="vm-controller")
     settings = settings_store(kube)
     for store, subscriber in (
         (settings, controller.settings_changed),
@@ -63,10 +52,6 @@ def main() -> None:
     while True:
         WALL_CLOCK.wait(UTILIZATION_SECONDS / controller.lab_time.tempo)
         controller.follow_curves()
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

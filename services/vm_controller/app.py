@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from flask import Flask, Response
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter
 
 from labkit.clock import WALL_CLOCK, Clock
 from labkit.errors import InputError, KubeError
 from labkit.kube import VIRTUAL_MACHINES, Key, Kube, Object, Store
 from labkit.load import Curve, LoadTable, parse_curve_json
 from labkit.names import DOMAIN_LABEL, LOAD_ANNOTATION
+from labkit.service import HEALTH, METRICS, health, metrics, site
 from labkit.settings import Settings, read_settings
 from labkit.virtualmachine import VirtualMachine
 from labkit.workqueue import WorkQueue
@@ -28,6 +27,9 @@ from services.vm_controller.logic import (
     utilization_of,
     wanted_status,
 )
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -166,28 +168,14 @@ def _curve(load: str) -> tuple[Curve, int] | None:
         return None
 
 
-def create_app(controller: VmController, *, ready: threading.Event, healthy: Callable[[], bool]) -> Flask:
+def create_app(controller: VmController, *, ready: Callable[[], bool], healthy: Callable[[], bool]) -> WSGIApplication:
     """Build the pages: ``/healthz`` and ``/metrics``.
 
     Parameters
     ----------
     controller : VmController
         What they tell of.
-    ready : threading.Event
-        Set when the first lists have been read.
-    healthy : callable
-        Tells whether the worker threads run.
+    ready, healthy : callable
+        Whether the first lists have been read, and whether the worker threads run.
     """
-    app = Flask("vm_controller")
-
-    @app.get("/healthz")
-    def healthz() -> tuple[str, int]:
-        if not ready.is_set():
-            return "starting: waiting for the first list of objects\n", 503
-        return ("ok\n", 200) if healthy() else ("a worker thread has died\n", 500)
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        return Response(generate_latest(controller.registry), content_type="text/plain; version=0.0.4")
-
-    return app
+    return site({HEALTH: health(healthy, ready=ready), METRICS: metrics(controller.registry)})

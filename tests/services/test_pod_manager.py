@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_kube import Crash, FakeKube, FakeStore
+from werkzeug.test import Client
 
 from labkit.clock import LabTime, VirtualClock
 from labkit.errors import InputError, KubeError
@@ -992,7 +993,7 @@ def test_a_wrong_policy_says_what_is_wrong_and_changes_nothing(
 
 def test_the_pages_tell_of_running_and_finished_migrations(world: World) -> None:
     ready = threading.Event()
-    client = create_app(world.manager, ready=ready, healthy=lambda: True).test_client()
+    client = Client(create_app(world.manager, ready=ready.is_set, healthy=lambda: True))
     assert client.get("/healthz").status_code == 503
     ready.set()
     assert client.get("/healthz").status_code == 200

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from werkzeug.test import Client
 
 from labkit.errors import PrometheusError
 from labkit.model import Snapshot
@@ -76,7 +77,7 @@ def test_scores_are_the_reference(prometheus: RecordedLoads) -> None:
 
 
 def test_page_has_one_sample_per_node(prometheus: RecordedLoads) -> None:
-    page = create_app(Scorer(prometheus)).test_client().get("/metrics").text
+    page = Client(create_app(Scorer(prometheus))).get("/metrics").text
     lines = [line for line in page.splitlines() if line.startswith("lab_node_score{")]
     assert lines[-1] == 'lab_node_score{algorithm="pareto_front",form="score",instance="n6"} 1.0'
     assert len(lines) == 3
@@ -84,7 +85,7 @@ def test_page_has_one_sample_per_node(prometheus: RecordedLoads) -> None:
 
 
 def test_without_prometheus_there_are_no_old_scores(prometheus: RecordedLoads) -> None:
-    client = create_app(Scorer(prometheus)).test_client()
+    client = Client(create_app(Scorer(prometheus)))
     client.get("/metrics")
     prometheus.up = False
     page = client.get("/metrics").text
@@ -94,7 +95,7 @@ def test_without_prometheus_there_are_no_old_scores(prometheus: RecordedLoads) -
 
 def test_alive_while_prometheus_is_not(prometheus: RecordedLoads) -> None:
     prometheus.up = False
-    assert create_app(Scorer(prometheus)).test_client().get("/healthz").status_code == 200
+    assert Client(create_app(Scorer(prometheus))).get("/healthz").status_code == 200
 
 
 OWN = """
@@ -121,7 +122,7 @@ def test_own_function_that_fails_is_left_out_and_counted(prometheus: RecordedLoa
     scorer = Scorer(prometheus)
     scorer.install({"mine.py": text})
     assert set(scorer.scores()) == {("pareto_front", "score")}
-    assert 'lab_scorer_failures_total{algorithm="busiest"} 2' in create_app(scorer).test_client().get("/metrics").text
+    assert 'lab_scorer_failures_total{algorithm="busiest"} 2' in Client(create_app(scorer)).get("/metrics").text
 
 
 def test_broken_file_is_logged_and_the_others_stay(prometheus: RecordedLoads, caplog: pytest.LogCaptureFixture) -> None:

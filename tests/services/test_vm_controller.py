@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_kube import FakeKube, FakeStore
+from werkzeug.test import Client
 
 from labkit.clock import LabTime, VirtualClock
 from labkit.kube import PODS, VIRTUAL_MACHINES, Object
@@ -313,7 +314,7 @@ def test_a_deleted_vm_is_left_alone() -> None:
 def test_the_pages_answer_once_the_lists_are_read() -> None:
     world = World()
     ready = threading.Event()
-    client = create_app(world.controller, ready=ready, healthy=lambda: True).test_client()
+    client = Client(create_app(world.controller, ready=ready.is_set, healthy=lambda: True))
     assert client.get("/healthz").status_code == 503
     ready.set()
     assert client.get("/healthz").text == "ok\n"
