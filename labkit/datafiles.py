@@ -1,11 +1,12 @@
-"""Where the files that are no Python lie: manifests, rules, experiments, tools.
+"""Where the files that are no Python lie: manifests, rules, experiments, notebooks, tools.
 
 A checkout has them beside the package; an installed package has them under ``share/labkit`` of its environment.
 """
 
 from __future__ import annotations
 
-import sys
+import site
+import sysconfig
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +23,11 @@ def data_path(*parts: str) -> Path:
     InputError
         If there is none.
     """
-    roots = (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "labkit")
+    installed = [Path(folder) / "share" / "labkit" for folder in (sysconfig.get_path("data"), site.getuserbase())]
+    roots = (Path(__file__).resolve().parent.parent, *installed)
     for root in roots:
         path = root.joinpath(*parts)
         if (root / _MARKER).is_dir() and path.exists():
             return path
-    looked = " and ".join(str(root) for root in roots)
+    looked = ", ".join(str(root) for root in roots)
     raise InputError(f"wanted {'/'.join(parts)} of the lab's files, found none in {looked}: install labkit anew")
