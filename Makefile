@@ -4,6 +4,8 @@ EXPERIMENT ?= quickstart
 BACKEND ?= local
 PYTHON ?= python3
 UP_TEMPO = $(if $(TEMPO),--tempo $(TEMPO))
+# Only what somebody said: a lab that is there keeps its backend.
+CHOSEN_BACKEND = $(if $(filter command environment,$(firstword $(origin BACKEND))),--backend $(BACKEND))
 
 ifeq ($(CONDA_DEFAULT_ENV),labkit)
 VENV := $(CONDA_PREFIX)
@@ -38,15 +40,15 @@ tools: env
 
 ## up: bring up the lab (BACKEND=local|kind, TEMPO=1..15)
 up: tools
-	@$(BIN)/labkit up --backend $(BACKEND) $(UP_TEMPO)
+	@$(BIN)/labkit up $(CHOSEN_BACKEND) $(UP_TEMPO)
 
 ## down: take the lab down
 down: env
-	@$(BIN)/labkit down --backend $(BACKEND)
+	@$(BIN)/labkit down $(CHOSEN_BACKEND)
 
 ## status: show every component's health
 status: env
-	@$(BIN)/labkit status --backend $(BACKEND)
+	@$(BIN)/labkit status $(CHOSEN_BACKEND)
 
 ## doctor: say what is missing on this machine and what helps
 doctor: env
@@ -58,7 +60,7 @@ lab: tools
 
 ## experiment: run an experiment in batch (EXPERIMENT=quickstart)
 experiment: tools
-	@$(BIN)/labkit experiment experiments/$(EXPERIMENT).yaml $(if $(filter command line,$(origin BACKEND)),--backend $(BACKEND)) $(UP_TEMPO)
+	@$(BIN)/labkit experiment experiments/$(EXPERIMENT).yaml $(CHOSEN_BACKEND) $(UP_TEMPO)
 
 ## test: run every test, the live loop included
 test: tools

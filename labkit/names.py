@@ -25,6 +25,8 @@ MIGRATION_POLICY_CONFIG_MAP: Final = "migration-policy"
 """ConfigMap in namespace ``monitoring``: limits and timers of migrations, KubeVirt's option names."""
 HOST_NODE: Final = "lab-host"
 """The node that carries the add-ons' pods on the local backend."""
+KIND_CLUSTER: Final = "node-classifier-sim"
+"""The cluster of the lab ``lab`` on backend ``kind``, as the quickstart names it."""
 
 ADDON_NODE_LABEL: Final = "simulation.node-classifier.io/addons"
 """Label ("true") of the node that carries the add-ons' pods; their ``nodeSelector`` names it."""

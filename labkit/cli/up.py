@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         say=lambda text: print(f"{time.monotonic() - began:5.1f} s  {text}", flush=True),
     )
     name = "" if args.name == cluster.DEFAULT_NAME else f" --name {args.name}"
-    print(f"{time.monotonic() - began:5.1f} s  lab {lab.name} is up at {lab.address}, tempo {lab.tempo}")
+    where = f"{lab.address}, tempo {lab.tempo}" + ("" if lab.backend == "local" else f", on {lab.addon_node}")
+    print(f"{time.monotonic() - began:5.1f} s  lab {lab.name} is up at {where}")
     print(f'For kubectl and the other tools:  eval "$(labkit env{name})"')
     return 0

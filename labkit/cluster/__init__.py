@@ -1,13 +1,14 @@
 """A lab's life on this machine: up, down, status.
 
 Whoever wants a lab calls these functions and gets a :class:`RunningLab`; how the backend does it is its own
-business (:mod:`labkit.cluster.local`).
+business (:mod:`labkit.cluster.local`, :mod:`labkit.cluster.kind`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from labkit.cluster.config import (
     BACKENDS,
@@ -20,7 +21,7 @@ from labkit.cluster.config import (
 )
 from labkit.cluster.health import HEALTHY, ComponentStatus
 from labkit.cluster.running import RunningLab
-from labkit.errors import ClusterError, InputError
+from labkit.errors import ClusterError
 
 __all__ = [
     "BACKENDS",
@@ -41,6 +42,35 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """What the module of a live backend can do."""
+
+    def up(self, config: LabConfig, *, say: Callable[[str], None], wait: bool) -> RunningLab:
+        """Bring a lab up, or repair it."""
+
+    def down(self, name: str, *, say: Callable[[str], None]) -> bool:
+        """Take a lab down; return whether there was anything to take down."""
+
+    def is_running(self, folder: LabFolder) -> bool:
+        """Return whether a lab that was brought up runs now."""
+
+
+def _backend(name: str) -> Backend:
+    """Return the module of a backend; neither is loaded before it is wanted."""
+    if name == "kind":
+        from labkit.cluster.kind import lifecycle
+
+        return lifecycle
+    from labkit.cluster import local
+
+    return local
+
+
+def _backend_of(folder: LabFolder) -> Backend:
+    """Return the backend that a lab was brought up on, even where its record is damaged."""
+    return _backend("kind" if folder.kind_file.exists() else "local")
 
 
 def wanted_config(
@@ -66,29 +96,21 @@ def wanted_config(
 
 def up(config: LabConfig, *, say: Callable[[str], None] = logger.info, wait: bool = True) -> RunningLab:
     """Bring a lab up, or repair what died of it; see :func:`labkit.cluster.local.up`."""
-    if config.backend != "local":
-        raise InputError(f"wanted backend {config.backend}, found only 'local' on this version: leave --backend out")
-    from labkit.cluster import local
-
-    return local.up(config, say=say, wait=wait)
+    return _backend(config.backend).up(config, say=say, wait=wait)
 
 
 def down(name: str | None = None, *, backend: str | None = None, say: Callable[[str], None] = logger.info) -> bool:
     """Take a lab down; return whether there was one."""
-    from labkit.cluster import local
-
     folder = LabFolder(name or default_name())
     if backend is not None and folder.exists and folder.read_record().config.backend != backend:
         return False
-    return local.down(folder.name, say=say)
+    return _backend_of(folder).down(folder.name, say=say)
 
 
 def running(name: str | None = None) -> RunningLab | None:
     """Return the lab of that name if it runs now, else None."""
-    from labkit.cluster import local
-
     folder = LabFolder(name or default_name())
-    if not folder.exists or local.supervisor_state(folder) is None:
+    if not folder.exists or not _backend_of(folder).is_running(folder):
         return None
     return RunningLab(folder.read_record(), folder)
 

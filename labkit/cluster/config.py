@@ -114,11 +114,14 @@ class LabRecord:
         Wall-clock time of lab time 0, in seconds since 1970 (UTC).
     tools_path : str
         Folder of the binaries that this lab runs.
+    engine : str
+        What runs the node's container on backend ``kind``, ``docker`` or ``podman``; empty on ``local``.
     """
 
     config: LabConfig
     epoch: float
     tools_path: str
+    engine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-able values."""
@@ -127,7 +130,8 @@ class LabRecord:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LabRecord:
         """Read a record."""
-        return cls(LabConfig(**values["config"]), float(values["epoch"]), str(values["tools_path"]))
+        config = LabConfig(**values["config"])
+        return cls(config, float(values["epoch"]), str(values["tools_path"]), str(values.get("engine", "")))
 
 
 class LabFolder:
@@ -157,6 +161,7 @@ class LabFolder:
         self.components_file = self.path / "components.json"
         self.status_file = self.path / "components-status.json"
         self.supervisor_lock = self.path / "supervisor.lock"
+        self.change_lock = self.path / "change.lock"
         self.applied_file = self.path / "applied.json"
         self.hostnode_file = self.path / "hostnode.json"
         self.hostnode = self.path / "hostnode"
@@ -165,12 +170,16 @@ class LabFolder:
         self.admission_file = self.path / "admission.yaml"
         self.audit_policy_file = self.path / "audit-policy.yaml"
         self.kwok_file = self.path / "kwok.yaml"
+        self.kind_file = self.path / "kind.yaml"
+        """What kind made the cluster from; a lab of host processes has none."""
+        self.kind_log = self.logs / "kind.log"
 
     @property
     def passing(self) -> tuple[Path, ...]:
         """Everything that goes when the lab is taken down. Nothing else is ever removed: the folder may be wrong."""
         return (
             self.kubeconfig,
+            self.path / f"{self.kubeconfig.name}.lock",  # of a kind that was killed
             self.pki,
             self.etcd,
             self.components_file,
@@ -183,6 +192,7 @@ class LabFolder:
             self.admission_file,
             self.audit_policy_file,
             self.kwok_file,
+            self.kind_file,
             self.record_file,  # last: while it is there, there is a lab to take down
         )
 

@@ -1,4 +1,4 @@
-"""How every part of a lab is: the processes under the supervisor and the add-ons' pods."""
+"""How every part of a lab is: the control plane, as processes or as pods, and the add-ons' pods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any, Final
 from labkit import versions
 from labkit.cluster import controlplane
 from labkit.cluster.component import ProcessState
-from labkit.cluster.local import is_ready, supervisor_state
+from labkit.cluster.local import supervisor_state
+from labkit.cluster.readiness import is_ready, waiting_reason
 from labkit.cluster.running import RunningLab
 from labkit.errors import KubeError
 from labkit.kube import DEPLOYMENTS, NODES, PODS, Resource
-from labkit.names import ADDON_NODE_LABEL, HOST_NODE
+from labkit.names import ADDON_NODE_LABEL, API_SERVER_PORT, HOST_NODE
 
 PROBE_SECONDS: Final = 3.0
 """A component that takes longer to answer counts as one that does not."""
+SYSTEM_NAMESPACE: Final = "kube-system"
 HEALTHY: Final = "ok"
 SWITCHED_OFF: Final = "scaled to 0"
 
@@ -69,6 +71,8 @@ class ComponentStatus:
 
 def status(lab: RunningLab) -> list[ComponentStatus]:
     """Ask every component how it is; answers within a few seconds, whatever hangs."""
+    if lab.backend == "kind":
+        return [*_node_pod_statuses(lab), *_addon_statuses(lab)]
     state = supervisor_state(lab.folder)
     processes = dict(state.components) if state else {}
     with ThreadPoolExecutor(8) as pool:
@@ -132,16 +136,59 @@ def _node_health(lab: RunningLab) -> str:
     return HEALTHY if is_ready(node) else f"node {HOST_NODE} is not Ready"
 
 
+def _node_pod_statuses(lab: RunningLab) -> list[ComponentStatus]:
+    """Return how the node of a lab in containers is, and what Kubernetes and KWOK run on it."""
+    try:
+        node = lab.kube.request("GET", NODES.path(name=lab.addon_node), timeout_seconds=PROBE_SECONDS)
+        pods = _list(lab, PODS, fieldSelector=f"spec.nodeName={lab.addon_node},metadata.namespace={SYSTEM_NAMESPACE}")
+    except KubeError as error:
+        return [ComponentStatus(controlplane.API_SERVER, f"unknown ({error})", "", (API_SERVER_PORT,), 0)]
+    info = node.get("status", {}).get("nodeInfo", {})
+    rows = [
+        ComponentStatus(
+            lab.addon_node,
+            HEALTHY if is_ready(node) else "not Ready",
+            info.get("kubeletVersion", "").lstrip("v"),
+            (),
+            0,
+        )
+    ]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for pod in pods:
+        by_name.setdefault(system_component(pod), []).append(pod)
+    for name, own in sorted(by_name.items()):
+        containers = [entry for pod in own for entry in pod.get("status", {}).get("containerStatuses") or ()]
+        reasons = "; ".join(filter(None, map(waiting_reason, containers))) or "not ready"
+        rows.append(
+            ComponentStatus(
+                name,
+                HEALTHY if all(map(is_ready, own)) else reasons,
+                own[0]["spec"]["containers"][0]["image"].rpartition(":")[2].lstrip("v"),
+                (API_SERVER_PORT,) if name == controlplane.API_SERVER else (),
+                sum(int(entry.get("restartCount", 0)) for entry in containers),
+            )
+        )
+    return rows
+
+
+def system_component(pod: dict[str, Any]) -> str:
+    """Return what a pod of Kubernetes' own namespace is, as its labels say."""
+    labels = pod["metadata"].get("labels", {})
+    name: str = next((labels[key] for key in ("component", "k8s-app", "app") if key in labels), pod["metadata"]["name"])
+    return name
+
+
 def _addon_statuses(lab: RunningLab) -> list[ComponentStatus]:
     try:
         deployments = _list(lab, DEPLOYMENTS)
-        pods = _list(lab, PODS, fieldSelector=f"spec.nodeName={HOST_NODE}")
+        pods = _list(lab, PODS, fieldSelector=f"spec.nodeName={lab.addon_node}")
     except KubeError as error:
         return [ComponentStatus("add-ons", f"unknown ({error})", "", (), 0)]
     return [
         _addon_status(deployment, pods)
         for deployment in deployments
-        if ADDON_NODE_LABEL in (deployment["spec"]["template"]["spec"].get("nodeSelector") or {})
+        if deployment["metadata"]["namespace"] != SYSTEM_NAMESPACE
+        and ADDON_NODE_LABEL in (deployment["spec"]["template"]["spec"].get("nodeSelector") or {})
     ]
 
 
@@ -174,9 +221,8 @@ def _addon_status(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> Com
     elif sum(is_ready(pod) for pod in own) == wanted:
         health = HEALTHY
     else:
-        waiting = [entry.get("state", {}).get("waiting") for entry in containers]
-        reasons = [f"{entry.get('reason', '')}: {entry.get('message', '')}".strip(": ") for entry in waiting if entry]
-        health = "; ".join(reasons) or (own[0].get("status", {}).get("phase", "Pending") if own else "no pod")
+        phase = own[0].get("status", {}).get("phase", "Pending") if own else "no pod"
+        health = "; ".join(filter(None, map(waiting_reason, containers))) or phase
     return ComponentStatus(
         f"{namespace}/{deployment['metadata']['name']}",
         health,

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from labkit.clock import WALL_CLOCK, wait_until
-from labkit.cluster import controlplane, manifests, tools
+from labkit.clock import wait_until
+from labkit.cluster import controlplane, manifests, readiness, tools
+from labkit.cluster.change import changing, check_room, known_record, link_programs, new_record, remove, state_errors
 from labkit.cluster.component import Component, Lock, SupervisorState, read_state, write_components
-from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names
+from labkit.cluster.config import LabConfig, LabFolder, LabRecord
 from labkit.cluster.pki import Authority, Pair
 from labkit.cluster.ports import check_free, lab_ports
+from labkit.cluster.readiness import log_tail
 from labkit.cluster.running import RunningLab
 from labkit.cluster.supervisor import is_open
-from labkit.errors import ClusterError, ComponentError, InputError, LabError, NotReadyError
-from labkit.kube import DEPLOYMENTS, NODES, PODS, Kube
-from labkit.names import HOST_NODE
+from labkit.errors import ComponentError, LabError, NotReadyError
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +36,6 @@ APPLY_SECONDS: Final = 60.0
 DOWN_SECONDS: Final = 15.0
 TOO_MANY_RESTARTS: Final = 4
 """A component that died that often during ``up`` will not come up."""
-LOG_TAIL_LINES: Final = 15
-MIN_FREE_GIB: Final = 0.5
-"""With less etcd cannot even begin; a lab that works for hours wants more (``labkit doctor``)."""
 
 
 def up(
@@ -74,19 +68,20 @@ def up(
         down again and its logs stay; otherwise the lab stays as it is, for a look and for another ``up``.
     """
     folder = LabFolder(config.name)
-    with _state_errors(folder):
+    with state_errors(folder):
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _changing(folder), _state_errors(folder):
+    with changing(folder), state_errors(folder):
         new = not folder.exists
-        record = _new_record(folder, config) if new else _known_record(folder, config)
+        record = new_record(folder, config) if new else known_record(folder, config)
+        tools.require(config.tools)
         try:
             if new:
                 check_free(config.address, lab_ports())
-                _check_room(folder)
-                _remove((*(path for path in folder.passing if path != folder.supervisor_lock), folder.logs))
+                check_room(folder)
+                remove((*(path for path in folder.passing if path != folder.supervisor_lock), folder.logs))
                 controlplane.write_identities(folder, config.address)
                 folder.write_record(record)
-            _link_tools(folder, record, config)
+            link_programs(folder, tools.locate(config.tools))
             objects = _objects(folder, record)
             lab = _start(folder, record, say=say)
             try:
@@ -145,7 +140,7 @@ def down(name: str, *, say: Say = logger.info) -> bool:
     folder = LabFolder(name)
     if not folder.path.is_dir():
         return False
-    with _changing(folder), _state_errors(folder):
+    with changing(folder), state_errors(folder):
         there = folder.exists or _supervisor_lock(folder).held_by_somebody
         if there:
             say(f"taking lab {name} down")
@@ -154,61 +149,6 @@ def down(name: str, *, say: Say = logger.info) -> bool:
 
 
 # --- steps of up -----------------------------------------------------------------------------------------
-
-
-def _new_record(folder: LabFolder, config: LabConfig) -> LabRecord:
-    for other in lab_names():
-        other_folder = LabFolder(other)
-        try:
-            address = other_folder.read_record().config.address
-        except ClusterError:
-            continue
-        if other != config.name and address == config.address:
-            raise InputError(
-                f"wanted address {config.address} for lab {config.name!r}, found lab {other!r} there: "
-                f"choose another with --address, or take that one down with 'labkit down --name {other}'"
-            )
-    tools.require(config.tools)
-    return LabRecord(config, WALL_CLOCK.now(), str(folder.bin))
-
-
-def _known_record(folder: LabFolder, config: LabConfig) -> LabRecord:
-    record = folder.read_record()
-    for field in ("backend", "address", "tempo"):
-        wanted, found = getattr(config, field), getattr(record.config, field)
-        if wanted != found:
-            raise InputError(
-                f"wanted lab {config.name!r} with {field} {wanted}, found it with {field} {found}: "
-                f"take it down first with 'labkit down --name {config.name}'"
-            )
-    tools.require(config.tools)
-    return record
-
-
-def _check_room(folder: LabFolder) -> None:
-    free_gib = shutil.disk_usage(folder.path).free / 2**30
-    if free_gib < MIN_FREE_GIB:
-        raise ClusterError(
-            f"wanted {MIN_FREE_GIB:g} GiB of disk for the lab in {folder.path}, found {free_gib:.2f} GiB free: "
-            "make room, or set LABKIT_STATE to another folder"
-        )
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _link_tools(folder: LabFolder, record: LabRecord, config: LabConfig) -> None:
-    folder.bin.mkdir(mode=0o700, exist_ok=True)
-    for name, path in tools.locate(config.tools).items():
-        link = folder.bin / name
-        if not link.is_symlink() or link.readlink() != path:
-            link.unlink(missing_ok=True)
-            link.symlink_to(path)
 
 
 def _start_supervisor(folder: LabFolder) -> None:
@@ -281,73 +221,14 @@ def wait_ready(lab: RunningLab, objects: Sequence[manifests.Object], *, timeout_
     ComponentError
         If a process of the control plane keeps dying.
     """
-    nodes = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Node"}
-    deployments = {
-        (obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in objects if obj["kind"] == "Deployment"
-    }
-    missing: list[str] = []
     before = read_state(lab.folder.status_file)
     components = tuple(before.components) if before else ()
-
-    def all_ready() -> bool:
-        _check_components(lab.folder, components, before=before)
-        found = {node["metadata"]["name"] for node in lab.kube.list(NODES)["items"] if is_ready(node)}
-        missing[:] = [f"node {name}" for name in sorted(nodes - found)]
-        if deployments:
-            available = {
-                (entry["metadata"]["namespace"], entry["metadata"]["name"])
-                for entry in lab.kube.list(DEPLOYMENTS)["items"]
-                if is_available(entry)
-            }
-            missing.extend(f"{namespace}/{name}" for namespace, name in sorted(deployments - available))
-        return not missing
-
-    wait_until(
-        all_ready,
+    readiness.wait_ready(
+        lab,
+        objects,
         timeout_seconds=timeout_seconds,
-        what="nodes and add-ons to be ready",
-        poll_seconds=0.1,
-        found=lambda: f"not ready: {', '.join(missing)}{_pod_troubles(lab.kube)}",
+        check=lambda: _check_components(lab.folder, components, before=before),
     )
-
-
-def is_ready(obj: manifests.Object) -> bool:
-    """Return whether a node or pod has the condition Ready."""
-    conditions = obj.get("status", {}).get("conditions") or ()
-    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
-
-
-def is_available(deployment: manifests.Object) -> bool:
-    """Return whether a Deployment's newest form runs and is ready."""
-    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    return bool(
-        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-        and status.get("updatedReplicas", 0) >= wanted
-        and status.get("availableReplicas", 0) >= wanted
-        and status.get("replicas", 0) == wanted
-    )
-
-
-def _pod_troubles(kube: Kube) -> str:
-    """Return why pods of the host node are not ready, as far as their status says."""
-    troubles = []
-    for pod in kube.list(PODS, field_selector=f"spec.nodeName={HOST_NODE}")["items"]:
-        for container in pod.get("status", {}).get("containerStatuses") or ():
-            waiting = container.get("state", {}).get("waiting")
-            if waiting:
-                name = f"{pod['metadata']['name']}/{container['name']}"
-                troubles.append(f"{name} {waiting.get('reason', '')}: {waiting.get('message', '')}".strip(": "))
-    return f"; {'; '.join(troubles)}" if troubles else ""
-
-
-def log_tail(file: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log, empty if there is none."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - 2**16))
-            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
 
 
 # --- down ------------------------------------------------------------------------------------------------
@@ -366,7 +247,7 @@ def _take_down(folder: LabFolder) -> None:
         except NotReadyError:
             _signal(state.pid, signal.SIGKILL)  # its children die with it
             wait_until(lambda: not lock.held_by_somebody, timeout_seconds=2.0, what="the supervisor to be killed")
-    _remove(folder.passing)
+    remove(folder.passing)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -376,37 +257,9 @@ def _signal(pid: int, number: signal.Signals) -> None:
         logger.debug("process %d is gone already", pid)
 
 
-# --- locks -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _changing(folder: LabFolder) -> Iterator[None]:
-    """Let only one ``up`` or ``down`` work on a lab at a time."""
-    lock = Lock(_change_lock(folder))
-    if not lock.acquire():
-        raise ClusterError(f"another 'labkit up' or 'labkit down' works on lab {folder.name!r}: wait for it")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _state_errors(folder: LabFolder) -> Iterator[None]:
-    """Tell what is wrong with the folder of a lab's state, such as a full disk."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # whoever listened to what is being done has gone
-    except OSError as exc:
-        raise ClusterError(
-            f"wanted to write the state of lab {folder.name!r} in {folder.path}, found: {exc.strerror or exc}; "
-            "make room or rights there, or set LABKIT_STATE to another folder"
-        ) from exc
-
-
-def _change_lock(folder: LabFolder) -> Path:
-    return folder.path / "change.lock"
+def is_running(folder: LabFolder) -> bool:
+    """Return whether the lab's supervisor lives."""
+    return supervisor_state(folder) is not None
 
 
 def _supervisor_lock(folder: LabFolder) -> Lock:

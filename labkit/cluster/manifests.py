@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -49,7 +49,9 @@ logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
-NOT_APPLIED: Final = ("stages", "kind", "examples")
+OVERLAYS: Final = "overlays"
+"""Folder of ``k8s/`` with one folder per backend: the few objects that only it has."""
+NOT_APPLIED: Final = ("stages", OVERLAYS, "examples")
 """Folders of ``k8s/`` that hold something else than what always runs."""
 TOP_FILES: Final = ("namespaces.yaml", "kwok-nodes.yaml", "descheduler-policy.yaml")
 
@@ -72,12 +74,14 @@ _LAST: Final = ("PrometheusRule", "MutatingWebhookConfiguration", "ValidatingWeb
 """Rules before the webhook that checks them: on a new lab nobody answers for it yet."""
 WORKLOADS: Final = ("Deployment",)
 _WEBHOOKS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+OPEN_PORT: Final = "http"
+"""Name of a container's port that people and the lab's own Python ask from outside: plain HTTP, nothing but reading."""
 _PARALLEL: Final = 8
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it was built
 
 
-def load() -> list[Object]:
-    """Return every object that a lab always has, as its files say, in the order of applying.
+def load(backend: str = "local") -> list[Object]:
+    """Return every object that a lab of a backend always has, as its files say, in the order of applying.
 
     Raises
     ------
@@ -86,7 +90,8 @@ def load() -> list[Object]:
     """
     folder = data_path("k8s")
     files = [folder / name for name in TOP_FILES if (folder / name).is_file()]
-    for sub in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in NOT_APPLIED):
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in NOT_APPLIED)
+    for sub in (*folders, folder / OVERLAYS / backend):
         files += sorted(sub.rglob("*.yaml"))
     rules = data_path("k8s").parent / "rules"
     files += sorted(rules.glob("*.yaml")) if rules.is_dir() else []
@@ -151,26 +156,93 @@ def for_local_lab(objects: Sequence[Object], config: LabConfig, *, epoch: float,
         Signs the webhooks' certificates and the API server's client certificate.
     """
     patched = [copy.deepcopy(obj) for obj in objects]
-    namespaces = sorted({obj["metadata"]["namespace"] for obj in patched if obj["kind"] in WORKLOADS})
-    extra = [lab_config_map(namespace, config, epoch=epoch) for namespace in namespaces]
-    extra.append(host_node())
-    served: set[tuple[str, str]] = set()
-    for obj in patched:
-        if obj["kind"] not in _WEBHOOKS:
-            continue
-        for webhook in obj.get("webhooks") or ():
-            client = webhook["clientConfig"]
-            service = client.pop("service", None)
-            if service is None:
-                continue
-            served.add((service["namespace"], service["name"]))
-            port = _port_behind(patched, service)
-            client["url"] = f"https://{config.address}:{port}{service.get('path', '/')}"
-            client["caBundle"] = _base64(authority.pair.certificate)
-    extra += [
-        tls_secret(namespace, name, address=config.address, authority=authority) for namespace, name in sorted(served)
-    ]
+    extra = [*_lab_config_maps(patched, config, epoch=epoch), host_node()]
+    for service, client in _webhook_clients(patched):
+        client["url"] = f"https://{config.address}:{_port_behind(patched, service)}{service.get('path', '/')}"
+        client["caBundle"] = _base64(authority.pair.certificate)
+        del client["service"]
+        extra.append(tls_secret(service["namespace"], service["name"], address=config.address, authority=authority))
     return in_order([*patched, *extra])
+
+
+def for_kind_lab(
+    objects: Sequence[Object],
+    config: LabConfig,
+    *,
+    epoch: float,
+    authority: Authority,
+    images: Mapping[str, str],
+    kwok_configuration: str,
+) -> list[Object]:
+    """Return the objects as a lab of containers needs them, with those that exist in no file.
+
+    The API server calls a webhook through its Service there, and shows no certificate. What speaks plain HTTP is
+    opened on the node, from where kind leads it to the lab's address.
+
+    Parameters
+    ----------
+    objects : sequence of object
+        As :func:`load` gives them for ``kind``.
+    config : LabConfig
+        The lab.
+    epoch : float
+        Wall-clock time of lab time 0, seconds since 1970 (UTC).
+    authority : Authority
+        Signs the webhooks' certificates.
+    images : Mapping
+        From an image's name in the files to the one that the node has.
+    kwok_configuration : str
+        KWOK's options and stages.
+    """
+    patched = [copy.deepcopy(obj) for obj in objects]
+    extra = [*_lab_config_maps(patched, config, epoch=epoch), _kwok_config_map(kwok_configuration)]
+    for service, client in _webhook_clients(patched):
+        client["caBundle"] = _base64(authority.pair.certificate)
+        extra.append(tls_secret(service["namespace"], service["name"], address=None, authority=authority))
+    for obj in patched:
+        if obj["kind"] not in WORKLOADS:
+            continue
+        pod = obj["spec"]["template"]["spec"]
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            container["image"] = images.get(container["image"], container["image"])
+            for port in container.get("ports", ()):
+                if port.get("name") == OPEN_PORT:
+                    port.setdefault("hostPort", port["containerPort"])
+    return in_order([*patched, *extra])
+
+
+def _webhook_clients(objects: Iterable[Object]) -> Iterator[tuple[Object, Object]]:
+    """Yield the Service that each webhook is reached by, and the ``clientConfig`` that names it."""
+    for obj in objects:
+        if obj["kind"] in _WEBHOOKS:
+            for webhook in obj.get("webhooks") or ():
+                client = webhook["clientConfig"]
+                if "service" in client:
+                    yield client["service"], client
+
+
+def _lab_config_maps(objects: Iterable[Object], config: LabConfig, *, epoch: float) -> list[Object]:
+    """Return a ConfigMap ``lab`` for each namespace that runs something of the lab's own."""
+    namespaces = {
+        obj["metadata"]["namespace"] for obj in objects if obj["kind"] in WORKLOADS and _takes_lab_values(obj)
+    }
+    return [lab_config_map(namespace, config, epoch=epoch) for namespace in sorted(namespaces)]
+
+
+def _takes_lab_values(workload: Object) -> bool:
+    containers = workload["spec"]["template"]["spec"]["containers"]
+    sources = (source for container in containers for source in container.get("envFrom", ()))
+    return any(source.get("configMapRef", {}).get("name") == LAB_CONFIG_MAP for source in sources)
+
+
+def _kwok_config_map(configuration: str) -> Object:
+    """Return what KWOK's pod reads: the same options and stages as on ``local``."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kwok", "namespace": "kube-system"},
+        "data": {"kwok.yaml": configuration},
+    }
 
 
 def lab_config_map(namespace: str, config: LabConfig, *, epoch: float) -> Object:
@@ -208,9 +280,13 @@ def host_node() -> Object:
     }
 
 
-def tls_secret(namespace: str, service: str, *, address: str, authority: Authority) -> Object:
-    """Return the Secret with a webhook's serving certificate and the authority of those who may call it."""
-    hosts = [address, f"{service}.{namespace}.svc", f"{service}.{namespace}", service]
+def tls_secret(namespace: str, service: str, *, address: str | None, authority: Authority) -> Object:
+    """Return the Secret with a webhook's serving certificate and the authority of those who may call it.
+
+    Without an address the webhook is called through its Service, by an API server that shows no certificate.
+    """
+    names = [f"{service}.{namespace}.svc", f"{service}.{namespace}", service]
+    hosts = [address, *names] if address is not None else names
     pair: Pair = authority.issue(f"{service}.{namespace}.svc", hosts=hosts)
     return {
         "apiVersion": "v1",
@@ -220,7 +296,7 @@ def tls_secret(namespace: str, service: str, *, address: str, authority: Authori
         "data": {
             "tls.crt": _base64(pair.certificate),
             "tls.key": _base64(pair.key),
-            "client-ca.crt": _base64(authority.pair.certificate),
+            "client-ca.crt": _base64(authority.pair.certificate) if address is not None else "",
         },
     }
 

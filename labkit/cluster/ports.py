@@ -11,28 +11,32 @@ from pathlib import Path
 from typing import Final
 
 from labkit.cluster import manifests
-from labkit.cluster.controlplane import PORTS
+from labkit.cluster.controlplane import API_SERVER, PORTS
 from labkit.errors import ClusterError
-from labkit.names import ETCD_PEER_PORT
+from labkit.names import API_SERVER_PORT, ETCD_PEER_PORT
 
 LISTENING: Final = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
 
-def lab_ports() -> dict[str, int]:
+def lab_ports(backend: str = "local") -> dict[str, int]:
     """Return what must be free on a lab's address before it is brought up: the control plane's and the add-ons' ports.
+
+    On ``kind`` that is the API server, and what speaks plain HTTP to people; the rest stays within the cluster.
 
     Raises
     ------
     InputError
         If a manifest cannot be read.
     """
-    ports = {**PORTS, "etcd (peers)": ETCD_PEER_PORT}
-    for obj in manifests.load():
+    ports = {**PORTS, "etcd (peers)": ETCD_PEER_PORT} if backend == "local" else {API_SERVER: API_SERVER_PORT}
+    for obj in manifests.load(backend):
         if obj["kind"] not in manifests.WORKLOADS:
             continue
         for container in obj["spec"]["template"]["spec"]["containers"]:
             for port in container.get("ports") or ():
+                if backend == "kind" and port.get("name") != manifests.OPEN_PORT:
+                    continue
                 for number in {port["containerPort"], port.get("hostPort", port["containerPort"])} - {*ports.values()}:
                     ports[f"{container['name']} {number}"] = int(number)
     return ports

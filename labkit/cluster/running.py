@@ -8,12 +8,23 @@ from functools import cached_property
 from typing import Final
 
 from labkit.clock import LabTime
-from labkit.cluster.config import LabFolder, LabRecord
+from labkit.cluster.config import DEFAULT_NAME, LabFolder, LabRecord
 from labkit.cluster.controlplane import server_url
 from labkit.errors import ClusterError
 from labkit.kube import Kube
+from labkit.names import HOST_NODE, KIND_CLUSTER
 
 KUBECTL_SECONDS: Final = 60.0
+
+
+def kind_cluster(name: str) -> str:
+    """Return the name of a lab's cluster on backend ``kind``: for the lab of no other name the quickstart's."""
+    return KIND_CLUSTER if name == DEFAULT_NAME else f"labkit-{name}"
+
+
+def kind_node(name: str) -> str:
+    """Return the only real node of a lab's cluster on backend ``kind``, which is a container of the same name."""
+    return f"{kind_cluster(name)}-control-plane"
 
 
 class RunningLab:
@@ -56,6 +67,11 @@ class RunningLab:
         """Return the conversion between wall time and lab time."""
         return LabTime(self.record.epoch, self.tempo)
 
+    @property
+    def addon_node(self) -> str:
+        """Return the node that carries the add-ons' pods."""
+        return HOST_NODE if self.backend == "local" else kind_node(self.name)
+
     def url(self, port: int) -> str:
         """Return the HTTP URL of one of its ports, such as ``lab.url(PROMETHEUS_PORT)``."""
         return f"http://{self.address}:{port}"
@@ -82,7 +98,10 @@ class RunningLab:
     def variables(self) -> dict[str, str]:
         """Return what ``kubectl`` and the other tools need: ``KUBECONFIG`` and a ``PATH`` with the tools first."""
         path = os.pathsep.join((str(self.folder.bin), os.environ.get("PATH", os.defpath)))
-        return {"KUBECONFIG": str(self.folder.kubeconfig), "PATH": path, "LABKIT_NAME": self.name}
+        variables = {"KUBECONFIG": str(self.folder.kubeconfig), "PATH": path, "LABKIT_NAME": self.name}
+        if self.record.engine:
+            variables["KIND_EXPERIMENTAL_PROVIDER"] = self.record.engine  # for 'kind delete cluster' and the like
+        return variables
 
     @property
     def environment(self) -> dict[str, str]:

@@ -18,8 +18,9 @@ from labkit import cluster
 from labkit.clock import wait_until
 from labkit.cluster import HEALTHY, LabConfig, RunningLab, local
 from labkit.cluster.config import LabFolder, cache_home
-from labkit.cluster.local import is_ready, supervisor_state
+from labkit.cluster.local import supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
+from labkit.cluster.readiness import is_ready
 from labkit.errors import ClusterError, InputError
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, LEASES, NODES, PODS
 from labkit.names import HOST_NODE, POLICY_CONFIG_MAP, PROMETHEUS_PORT

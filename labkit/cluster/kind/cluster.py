@@ -1,0 +1,181 @@
+"""The cluster itself: what kind is told, what is there now, making it, starting its node again, removing it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+
+from labkit.cluster.config import LabConfig, LabFolder, write_whole
+from labkit.cluster.kind.engine import Engine
+from labkit.cluster.kind.program import Kind
+from labkit.cluster.ports import lab_ports
+from labkit.cluster.running import kind_cluster, kind_node
+from labkit.errors import ClusterError
+from labkit.names import ADDON_NODE_LABEL, API_SERVER_PORT, EXPORTER_HOST_PORT, EXPORTER_PORT
+
+logger = logging.getLogger(__name__)
+
+ABSENT: Final = "absent"
+STOPPED: Final = "stopped"
+RUNNING: Final = "running"
+
+CLUSTER_LABEL: Final = "io.x-k8s.kind.cluster"
+"""What kind marks the containers of a cluster with."""
+STOP_SECONDS: Final = 5.0
+START_SECONDS: Final = 60.0
+
+
+def configuration(config: LabConfig, *, node_image: str) -> dict[str, Any]:
+    """Return what kind makes a lab's cluster from.
+
+    One real node is enough: it carries the add-ons, and KWOK plays the others. The API server and the add-ons' HTTP
+    ports lead to the same ports of the lab's address as on ``local``.
+
+    Parameters
+    ----------
+    config : LabConfig
+        The lab.
+    node_image : str
+        Image of the node.
+    """
+    return {
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "kind": "Cluster",
+        "name": kind_cluster(config.name),
+        "networking": {"apiServerAddress": config.address, "apiServerPort": API_SERVER_PORT},
+        "nodes": [
+            {
+                "role": "control-plane",
+                "image": node_image,
+                "labels": {ADDON_NODE_LABEL: "true"},
+                "extraPortMappings": [
+                    {
+                        "listenAddress": config.address,
+                        "hostPort": port,
+                        # The exporter's pod is opened on the node at 8001 alone, as its manifest says.
+                        "containerPort": EXPORTER_HOST_PORT if port == EXPORTER_PORT else port,
+                        "protocol": "TCP",
+                    }
+                    for port in lab_ports("kind").values()
+                    if port != API_SERVER_PORT
+                ],
+            }
+        ],
+    }
+
+
+class KindCluster:
+    """The cluster of one lab.
+
+    Parameters
+    ----------
+    folder : LabFolder
+        The lab's state.
+    engine : Engine
+        What runs the node's container.
+    kind : Kind
+        The program that makes clusters.
+    """
+
+    def __init__(self, folder: LabFolder, engine: Engine, kind: Kind) -> None:
+        self.name = kind_cluster(folder.name)
+        self.node = kind_node(folder.name)
+        self.engine = engine
+        self.kind = kind
+        self._folder = folder
+
+    def state(self) -> str:
+        """Return ``running``, ``stopped`` or ``absent``: what the engine says of the node's container.
+
+        Raises
+        ------
+        ClusterError
+            If the engine does not answer.
+        """
+        answer = self.engine.run(
+            "ps", "--all", "--filter", f"label={CLUSTER_LABEL}={self.name}", "--format", "{{.State}}",
+            what=f"asking {self.engine.name} for cluster {self.name}",
+        )  # fmt: skip
+        states = {line.strip().lower() for line in answer.splitlines() if line.strip()}
+        if not states:
+            return ABSENT
+        return RUNNING if states == {"running"} else STOPPED
+
+    def create(self, config: LabConfig, *, node_image: str) -> None:
+        """Make the cluster; its kubeconfig is written last, so where there is one the cluster was finished.
+
+        Raises
+        ------
+        ClusterError
+            If kind fails; it removes what it made.
+        """
+        write_whole(self._folder.kind_file, yaml.safe_dump(configuration(config, node_image=node_image)))
+        self._run_kind("create", "cluster", "--config", str(self._folder.kind_file), what=f"creating {self.name}")
+
+    def start(self) -> None:
+        """Start the node's container again."""
+        self.engine.run("start", self.node, what=f"starting {self.node}", timeout_seconds=START_SECONDS)
+
+    def delete(self) -> None:
+        """Remove the cluster, whatever there is of it."""
+        self._run_kind("delete", "cluster", "--name", self.name, what=f"removing {self.name}")
+
+    def _run_kind(self, *arguments: str, what: str) -> None:
+        """Run kind with its output in the lab's log, out of reach of a Ctrl-C in the terminal.
+
+        Whoever interrupts waits until kind has ended: half a command leaves more behind than a whole one.
+        """
+        command = [str(self.kind.program), *arguments, "--kubeconfig", str(self._folder.kubeconfig)]
+        log_file = self._folder.kind_log
+        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with log_file.open("ab") as log:
+            begin = log.tell()
+            process = subprocess.Popen(
+                command,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
+            try:
+                exit_code = process.wait()
+            except BaseException:
+                _end(process, at_once=arguments[0] == "create")
+                raise
+        if exit_code:
+            with log_file.open("rb") as written:
+                written.seek(begin)
+                said = written.read().decode(errors="replace")
+            raise ClusterError(f"{what} failed: {_reason(said)}; all that kind said: {log_file}")
+
+    def _environment(self) -> Mapping[str, str]:
+        # Without a terminal kind prints no colours; its own kubeconfig option stands above the user's.
+        return {**os.environ, **self.engine.environment()}
+
+
+def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
+    """End kind and what it started, or let it end what it does."""
+    if at_once:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _reason(said: str) -> str:
+    """Return the line of kind's output that says what went wrong."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    details = [line for line in lines if line.startswith("Command Output: ")]
+    words = [*errors[:1], *(line.removeprefix("Command Output: ") for line in details[:1])]
+    return ": ".join(words) or (lines[-1] if lines else "it said nothing")
