@@ -240,6 +240,19 @@ def test_cycles_happen_when_they_were_measured() -> None:
     assert set(result.evictions["time_seconds"]) <= set(measured)
 
 
+def test_a_cycle_does_not_see_an_evaluation_that_has_not_ended() -> None:
+    phases = {"scrape_phase_seconds": 1.0, "rule_lag_seconds": 4.0, "cycle_times_seconds": (5.5, 65.5)}
+    slow, quick = (
+        sim.run(scenario(), algorithm="weighted_average", duration_seconds=90, timing={**phases, **lag})
+        for lag in ({"score_lag_seconds": 1.0}, {})
+    )
+    recorded = slow.nodes.pivot(index="time_seconds", columns="node", values="score") * 100
+    before, at_once = (np.trunc(recorded.loc[time]).to_dict() for time in (60.0, 75.0))  # of 50 s, of 65 s
+    assert before != at_once
+    for result, seen in ((slow, before), (quick, at_once)):
+        assert result.cycles.query("time_seconds == 65.5").set_index("node")["usage_percent"].to_dict() == seen
+
+
 def test_cooldown_keeps_a_vm_from_moving_again_soon() -> None:
     options = {"algorithm": "pareto_front", "seed": 1, "duration_seconds": 1800.0}
     without = sim.run(load_scenario("quickstart"), **options)

@@ -120,6 +120,9 @@ class Timing:
         First scrape at or after lab time 0; Prometheus derives it from a hash of the host's name.
     rule_lag_seconds : float
         From a scrape to the next evaluation; from a hash of the rule file's path.
+    score_lag_seconds : float
+        How old an evaluation must be for a cycle to see its scores: Prometheus dates them by the evaluation's start and
+        has them at its end, and a cycle asks a little before it is logged.
     first_cycle_seconds : float
         First descheduling cycle.
     cycle_seconds : float or None
@@ -137,6 +140,7 @@ class Timing:
 
     scrape_phase_seconds: float = 1.0
     rule_lag_seconds: float = 4.0
+    score_lag_seconds: float = 0.0
     first_cycle_seconds: float = 30.0
     cycle_seconds: float | None = None
     cycle_times_seconds: tuple[float, ...] = ()

@@ -97,6 +97,7 @@ def run(
     movement.on_pod_gone = descheduler.pod_gone
     recorder = Recorder(len(fleet.nodes), duration, settings.evaluation_interval_seconds)
     loop = ScoreLoop(scored_by, fleet.node_names)
+    answer = _random_scores(fleet, used_seed, chance) if algorithm == "random" else loop.scores
     engine = Engine(
         expansion=expansion,
         policy=settings,
@@ -106,7 +107,7 @@ def run(
         descheduler=descheduler,
         recorder=recorder,
         scores=loop,
-        asked=_random_scores(fleet, used_seed, chance) if algorithm == "random" else loop.scores,
+        asked=lambda time: answer(time - machine.score_lag_seconds),
         descheduling=algorithm != "none",
         act=(lambda time: oracle.act(movement, descheduler, time)) if oracle is not None else None,
         duration_seconds=duration,
