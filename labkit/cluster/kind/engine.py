@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ class Engine:
     version: str
     rootless: bool
     cgroup_version: int
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = field(repr=False)
     store: Path | None = None
 
     def environment(self) -> dict[str, str]:
