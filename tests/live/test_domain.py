@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import victims
 from invariants import Invariants
 
 from labkit.clock import WALL_CLOCK, wait_until
 from labkit.cluster import RunningLab
-from labkit.cluster.local import supervisor_state
 from labkit.errors import KubeError
 from labkit.kube import CONFIG_MAPS, EVENTS, NAMESPACES, NODES, PODS, VIRTUAL_MACHINES, Object
 from labkit.names import (
@@ -28,12 +24,10 @@ from labkit.names import (
     DOMAIN_LABEL,
     EVICTION_IN_PROGRESS_ANNOTATION,
     EVICTION_WEBHOOK,
-    EVICTION_WEBHOOK_PORT,
     EXPORTER_HOST_PORT,
     MIGRATION_POLICY_CONFIG_MAP,
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
-    VM_CONTROLLER_PORT,
 )
 from labkit.virtualmachine import Migration, VirtualMachine
 
@@ -507,18 +501,14 @@ def test_a_service_killed_during_migrations_goes_on_where_it_was(domain: Domain,
     "component", ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "host-node-agent"]
 )
 def test_a_component_killed_during_migrations_costs_none_of_them(domain: Domain, component: str) -> None:
-    if domain.lab.backend != "local":
-        pytest.skip("about host processes")
+    if component not in victims.components(domain.lab):
+        pytest.skip("there is no host node on kind")
     names = [f"vm-{number}" for number in range(3)]
     for name in names:
         domain.add(name, memory="16Gi")
     domain.until_runs(*names)
     before = {name: domain.evict_vm(name) for name in names}
-    state = supervisor_state(domain.lab.folder)
-    assert state is not None
-    pid = state.components[component].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    victims.kill_component(domain.lab, component)
     wait_until(lambda: answers(domain), timeout_seconds=SECONDS, what="the API server to answer")
     for name in names:
         migration = domain.until_migrated(before[name], seconds=120.0)
@@ -623,17 +613,8 @@ def ready_pods(domain: Domain, app: str) -> list[Object]:
 
 
 def kill(domain: Domain, app: str) -> None:
-    """SIGKILL the process that listens at a service's port, on the lab's own address."""
-    port = {"pod-manager": POD_MANAGER_PORT, "vm-controller": VM_CONTROLLER_PORT}.get(app, EVICTION_WEBHOOK_PORT)
-    local = bytes(reversed([int(part) for part in domain.lab.address.split(".")])).hex().upper() + f":{port:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    [inode] = [row[9] for row in rows if (row[1], row[3]) == (local, "0A")]
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(descriptor) == f"socket:[{inode}]":
-                os.kill(int(descriptor.parts[2]), signal.SIGKILL)
-                return
-    raise AssertionError(f"no process listens at {domain.lab.address}:{port}")
+    """SIGKILL a service's process."""
+    assert victims.kill_addon(domain.lab, f"services.{app.replace('-', '_')}") > 0, app
 
 
 def restore_node(domain: Domain, node: Object) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
+import victims
 from invariants import Invariants
 
 from labkit import Lab, cluster
 from labkit.clock import wait_until
 from labkit.cluster import RunningLab
-from labkit.cluster.local import supervisor_state
 from labkit.lab import Progress, Run
 from labkit.names import DESCHEDULER_NAMESPACE, EXPORTER_PORT, MONITORING_NAMESPACE
 
 pytestmark = pytest.mark.live
 
-PROCESSES = ("kube-scheduler", "kwok", "kube-controller-manager", "host-node-agent", "etcd", "kube-apiserver")
 ADDONS = (
     (MONITORING_NAMESPACE, "eviction-webhook", "services.eviction_webhook"),
     (MONITORING_NAMESPACE, "pod-manager", "services.pod_manager"),
@@ -74,35 +71,8 @@ class Playing:
         self.progress = progress
 
 
-def process(lab: RunningLab, component: str) -> tuple[int | None, int]:
-    """Return a component's process and how often it was started again, as the supervisor knows it."""
-    state = supervisor_state(lab.folder)
-    assert state is not None
-    return state.components[component].pid, state.components[component].restarts
-
-
 def unhealthy(lab: RunningLab) -> list[str]:
     return [f"{entry.component} {entry.health}" for entry in cluster.status(lab.name) if not entry.is_well]
-
-
-def kill_addon(lab: RunningLab, words: str) -> int:
-    """Kill the processes of a container of this lab, whose root is a folder of the lab; return how many there were."""
-    mark = f"LAB_LISTEN_ADDRESS={lab.address}".encode()
-    killed = 0
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                command = stream.read().replace(b"\0", b" ").decode(errors="replace")
-            with open(f"/proc/{entry}/environ", "rb") as stream:
-                ours = mark in stream.read().split(b"\0")
-        except OSError:
-            continue
-        if ours and words in command and "bwrap" not in command:
-            os.kill(int(entry), signal.SIGKILL)
-            killed += 1
-    return killed
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +81,18 @@ def survivor(lab: RunningLab) -> Iterator[Run]:
     watch = Invariants(
         lab.kube,
         exporter_url=lab.url(EXPORTER_PORT),
-        audit_log=lab.folder.audit_log,
+        audit_log=lab.folder.audit_log if lab.backend == "local" else None,
         # While its writer is dead a difference stays as it is.
         lasting_seconds=SECONDS_TO_REPAIR,
         without_pod_seconds=SECONDS_TO_REPAIR,
     )
     playing = Playing(lab).start()
     with watch:
-        for component in PROCESSES:
-            pid, before = process(lab, component)
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+        for component in victims.components(lab):
+            before = victims.restarts(lab, component)
+            victims.kill_component(lab, component)
             wait_until(
-                lambda component=component, before=before: process(lab, component)[1] > before,
+                lambda component=component, before=before: victims.restarts(lab, component) > before,
                 timeout_seconds=SECONDS_TO_REPAIR,
                 what=f"{component} to be started anew",
             )
@@ -134,7 +103,7 @@ def survivor(lab: RunningLab) -> Iterator[Run]:
                 found=lambda: str(unhealthy(lab)),
             )
         for namespace, app, words in ADDONS:
-            assert kill_addon(lab, words) > 0, f"no process of {app} was there to be killed"
+            assert victims.kill_addon(lab, words) > 0, f"no process of {app} was there to be killed"
             wait_until(
                 lambda namespace=namespace, app=app: f"{namespace}/{app}" not in " ".join(unhealthy(lab)),
                 timeout_seconds=SECONDS_TO_REPAIR,
