@@ -56,7 +56,7 @@ PORTS: Final[Mapping[str, int]] = {
 """Port on which each component says how it is."""
 
 NODE_GRACE_SECONDS: Final = 40
-"""A node whose lease was not renewed for that long is not Ready (KWOK's heartbeat factor 1)."""
+"""A node of which nothing was heard for that long is not Ready, as in Kubernetes by default."""
 POD_CIDR: Final = "10.64.0.1/12"
 SERVICE_CIDR: Final = "10.32.0.0/16"
 AGENT_STOP_SECONDS: Final = 3.0
@@ -243,7 +243,6 @@ def kwok_configuration() -> str:
             "enableDebuggingHandlers": True,
             "podPlayStageParallelism": 16,
             "nodePlayStageParallelism": 16,
-            "nodeLeaseParallelism": 8,
         },
     }
     stages = [path.read_text() for path in sorted(data_path("k8s", "stages").glob("*.yaml"))]
@@ -345,7 +344,10 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "node-port": str(KWOK_PORT),
         "server-address": f"{address}:{KWOK_PORT}",
         "cidr": POD_CIDR,
-        "node-lease-duration-seconds": str(NODE_GRACE_SECONDS),
+        # With leases, KWOK passes over pods that were bound or deleted while it was away: it lists a node's pods the
+        # moment it has written the lease, and skips them where its own watch has not shown that lease yet. The stage
+        # node-heartbeat tells that the nodes live.
+        "node-lease-duration-seconds": "0",
         # Stage among them would drop the stages of the file; Exec would let any local user run programs.
         "enable-crds": "Logs,PortForward",
     } | tls(KWOK)
@@ -370,24 +372,13 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         ),
         Component(
             KWOK,
-            _taking_over(tools / "kubectl", kubeconfig_of(folder, KWOK), _command(tools / KWOK, kwok)),
+            _command(tools / KWOK, kwok),
             environment,
             after=(API_SERVER,),
             gate=Gate(address, KWOK_PORT),
         ),
         Component(AGENT, agent, environment, after=(API_SERVER,), stop_seconds=AGENT_STOP_SECONDS),
     ]
-
-
-def _taking_over(kubectl: Path, kubeconfig: Path, command: tuple[str, ...]) -> tuple[str, ...]:
-    """Let KWOK begin with the node leases of a predecessor out of its way.
-
-    Each KWOK process has an identity of its own and waits until its predecessor's leases have expired, 40 s, before
-    it looks after nodes and their pods. The supervisor runs one at a time, so nobody else can hold them.
-    """
-    leases = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?fieldSelector=metadata.name!={HOST_NODE}"
-    script = '"$1" --kubeconfig="$2" delete --raw="$3" >/dev/null 2>&1; shift 3; exec "$@"'
-    return ("/bin/sh", "-c", script, KWOK, str(kubectl), str(kubeconfig), leases, *command)
 
 
 def _command(program: Path, arguments: Mapping[str, str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from labkit.cluster.local import supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
 from labkit.cluster.readiness import is_ready
 from labkit.errors import ClusterError, InputError
-from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, LEASES, NODES, PODS
+from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS
 from labkit.names import HOST_NODE, POLICY_CONFIG_MAP, PROMETHEUS_PORT
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
@@ -149,12 +149,20 @@ def test_everything_listens_on_the_lab_s_address_only(lab: RunningLab) -> None:
     assert {PROMETHEUS_PORT, 8000, 8001, 8443, 16443} <= {port for _, port in listeners}
 
 
-def test_fake_nodes_renew_their_leases(lab: RunningLab) -> None:
-    def renewed() -> str:
-        return str(lab.kube.get(LEASES, "kwok-node-1", "kube-node-lease")["spec"]["renewTime"])
+def test_fake_nodes_tell_that_they_live_however_often_others_change_them(lab: RunningLab) -> None:
+    """The node controller gives a node up after 40 s; a change of it must not put the next sign of life off."""
 
-    first = renewed()
-    wait_until(lambda: renewed() != first, timeout_seconds=25, what="the lease to be renewed", poll_seconds=0.5)
+    def heard() -> str:
+        conditions = lab.kube.get(NODES, "kwok-node-1")["status"]["conditions"]
+        return str(next(c["lastHeartbeatTime"] for c in conditions if c["type"] == "Ready"))
+
+    def heard_again() -> bool:
+        lab.kube.patch(NODES, "kwok-node-1", {"metadata": {"annotations": {"touched": repr(time.time())}}})
+        return heard() != first
+
+    first = heard()
+    wait_until(heard_again, timeout_seconds=35, what="a heartbeat", poll_seconds=0.5)
+    lab.kube.patch(NODES, "kwok-node-1", {"metadata": {"annotations": {"touched": None}}})
 
 
 def test_second_up_changes_nothing(lab: RunningLab) -> None:
