@@ -93,7 +93,7 @@ class Lab:
     --------
     >>> with Lab(backend="sim") as lab:
     ...     lab.apply("quickstart", seed=1)
-    ...     lab.use("ideal_point_positive_distance")
+    ...     lab.choose("ideal_point_positive_distance")
     ...     run = lab.run("10m")
     >>> sorted(run.tables)
     ['cycles', 'evictions', 'migrations', 'nodes', 'placement']
@@ -153,7 +153,12 @@ class Lab:
         return self._scenario
 
     def use(self, algorithm: str, **policy: Any) -> None:
-        """Choose the algorithm and the policy of the next runs; on a live lab the descheduler switches at once.
+        """Choose as :meth:`choose` does; on a live lab the descheduler switches at once, without waiting for a run."""
+        self.choose(algorithm, **policy)
+        self._backend.use(algorithm, policy)
+
+    def choose(self, algorithm: str, **policy: Any) -> None:
+        """Choose the algorithm and the policy of the next runs, each of which starts its descheduler itself.
 
         Parameters
         ----------
@@ -171,7 +176,6 @@ class Lab:
             raise InputError(f"wanted an algorithm of the live descheduler, found {algorithm!r}: it is for backend sim")
         if algorithm not in ("none", "random", "oracle"):
             get(algorithm)
-        self._backend.use(algorithm, policy)
         self._algorithm, self._policy = algorithm, dict(policy)
 
     def run(

@@ -41,7 +41,7 @@ def play(spec: RunSpec, lab: Lab, *, progress: Callable[[Progress], None] | None
     """
     scenario = load_scenario(spec.scenario)
     lab.apply(scenario if spec.nodes is None else scenario.with_nodes(spec.nodes), seed=spec.seed)
-    lab.use(spec.algorithm, **spec.policy)
+    lab.choose(spec.algorithm, **spec.policy)
     return lab.run(spec.duration_seconds, progress=progress)
 
 
