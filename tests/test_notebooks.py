@@ -10,6 +10,7 @@ from typing import Any
 import nbformat
 import papermill
 import pytest
+from example_fidelity import example_runs
 from example_run import example_experiment
 from traitlets.config import Config
 
@@ -21,11 +22,12 @@ MAX_CODE_CELLS = 14
 SMALL: dict[str, dict[str, Any]] = {
     "02-single-run": {"duration": "4m"},
     "03-switch-algorithms": {"duration": "3m", "algorithms": ["none", "linear_amplified_ippd_k3"]},
+    "06-fidelity": {"draws": 1},
     "07-analysis": {},
 }
 """What makes a notebook small; others run with their own defaults."""
-ELSEWHERE = ("01-bring-up", "06-fidelity")
-"""Needs a live lab, or the runs of an experiment on one: the live tests and that experiment execute them."""
+ELSEWHERE = ("01-bring-up",)
+"""Needs a live lab: the live tests execute it."""
 
 
 def cells(path: Path, kind: str) -> list[Any]:
@@ -42,6 +44,9 @@ def test_notebook_runs_on_the_twin(path: Path, tmp_path: Path) -> None:
     if path.stem == "07-analysis":
         example_experiment(tmp_path / "made", seeds=2)
         parameters["folder"] = str(tmp_path / "made")
+    if path.stem == "06-fidelity":
+        parameters["folder"] = str(example_runs(tmp_path / "live"))
+        parameters["against"] = [str(example_runs(tmp_path / "kind", backend="kind", repeats=2))]
     if "out" in declared:
         parameters["out"] = str(tmp_path / "run")
     executed = papermill.execute_notebook(
@@ -51,6 +56,11 @@ def test_notebook_runs_on_the_twin(path: Path, tmp_path: Path) -> None:
     shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)
     assert not [output for output in shown if output.output_type == "error"]
+    if path.stem == "06-fidelity":
+        assert {each.stem for each in (tmp_path / "run" / "figures").iterdir()} == {"agreement", "ranks"}
+        text = next(output["data"]["text/markdown"] for output in shown if "text/markdown" in output.get("data", {}))
+        assert "| algorithm | local | SD | range | twin |" in text
+        assert "| algorithm | local | SD | range | kind |" in text
     if path.stem == "02-single-run":
         record = results.read_run(tmp_path / "run")
         assert (record.status, record.backend, record.summary["lab_seconds"]) == ("succeeded", "sim", 240.0)

@@ -47,6 +47,8 @@ CURVES = {
     for name in ("none", "linear_amplified_ippd_k3", "oracle")
 }
 TIMES = np.linspace(0.0, 1200.0, 50)
+LIVE = {name: DESIGN.column(name)[:5] for name in DESIGN.treatments}
+TWIN = {name: DESIGN.column(name)[5:] for name in DESIGN.treatments}
 
 FIGURES: dict[str, Callable[[Axes], Axes]] = {
     "scores": partial(plots.scores, TABLES),
@@ -63,6 +65,11 @@ FIGURES: dict[str, Callable[[Axes], Axes]] = {
     "critical-difference": partial(plots.critical_difference, statistics.rank(DESIGN)),
     "survival": lambda ax: plots.survival(CURVES, SETTLE, ax, horizon_seconds=600.0),
     "ridges": partial(plots.ridges, DESIGN),
+    "agreement": lambda ax: plots.agreement(LIVE, {"twin": TWIN, "kind": LIVE}, HOT, ax),
+    "bumps": lambda ax: plots.bumps(
+        {"live": {name: float(values.mean()) for name, values in LIVE.items()},
+         "twin": {name: float(values[0]) for name, values in TWIN.items()}}, HOT, ax,
+    ),
     "overlay": lambda ax: plots.overlay(
         {"none": (TIMES, np.full(50, 0.3)), "oracle": (TIMES, 0.3 * np.exp(-TIMES / 300))}, ax,
         title="CPU imbalance", y="standard deviation",

@@ -2,6 +2,7 @@
 
 from labkit.plots.algorithms import score_parts, score_surface, score_table
 from labkit.plots.comparison import critical_difference, overlay, pareto, ranking, ridges, survival
+from labkit.plots.fidelity import agreement, bumps
 from labkit.plots.run import (
     before_and_after,
     cumulative,
@@ -14,8 +15,10 @@ from labkit.plots.run import (
 from labkit.plots.style import algorithm_style, lab_style, node_styles, save
 
 __all__ = [
+    "agreement",
     "algorithm_style",
     "before_and_after",
+    "bumps",
     "critical_difference",
     "cumulative",
     "heat_map",
