@@ -15,7 +15,7 @@ HELP = "list finished runs, show one, or tell how two differ"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    actions = parser.add_subparsers(dest="action", metavar="ls|show|diff", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="ls|show|diff|openmetrics", required=True)
     ls = actions.add_parser("ls", help="list experiments, or the runs of one")
     ls.add_argument("folder", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="default: results")
     show = actions.add_parser("show", help="show one run")
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     diff = actions.add_parser("diff", help="tell how two runs differ")
     diff.add_argument("first", type=Path, metavar="RUN")
     diff.add_argument("second", type=Path, metavar="RUN")
+    export = actions.add_parser("openmetrics", help="write all series of a run of the twin, for a real Prometheus")
+    export.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    export.add_argument("--start", metavar="TIME", help="what lab time 0 becomes, UTC (default: it ends when played)")
     for each in (ls, show, diff):
         each.add_argument("--json", action="store_true", help="as JSON")
 
@@ -33,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         return _show(args.run, as_json=args.json)
     if args.action == "diff":
         return _diff(args.first, args.second, as_json=args.json)
+    if args.action == "openmetrics":
+        return _openmetrics(args.run, args.start)
     return _list(args.folder, as_json=args.json)
 
 
@@ -127,4 +132,33 @@ def _diff(first: Path, second: Path, *, as_json: bool) -> int:
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
         rows.append(row | ({"change": b - a} if numbers and a is not None and b is not None else {}))
     _print_rows(rows, as_json=as_json, nothing="the two runs are equal")
+    return 0
+
+
+def _openmetrics(folder: Path, start: str | None) -> int:
+    """Write what a Prometheus would hold of a run of the twin to standard output."""
+    import shutil
+    import sys
+    import tempfile
+    from datetime import UTC, datetime
+
+    from labkit.errors import InputError
+    from labkit.lab.replay import replay
+
+    record, result = replay(folder)
+    text = start if start is not None else record.started_at
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InputError(f"wanted --start as a time such as 2026-01-31T12:00:00Z, found {text!r}") from exc
+    seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    if start is None:
+        # What was played just now would lie in the future for the longest part: it ends, rather than begins, there.
+        seconds -= record.duration_seconds
+    with tempfile.TemporaryDirectory(prefix="labkit-") as made:
+        path = Path(made) / "run.om"
+        result.write_openmetrics(path, start_seconds=seconds)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
     return 0
