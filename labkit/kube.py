@@ -728,6 +728,23 @@ class Store:
             subscriber(old, new)
 
 
+def only(*fields: str) -> Trim:
+    """Return a trim that keeps an object's metadata and these fields, such as ``status.phase``."""
+    wanted = [field.split(".") for field in fields]
+
+    def trim(obj: Object) -> Object:
+        kept: Object = {name: obj[name] for name in ("apiVersion", "kind", "metadata") if name in obj}
+        for *parents, name in wanted:
+            source, target = obj, kept
+            for parent in parents:
+                source, target = source.get(parent) or {}, target.setdefault(parent, {})
+            if name in source:
+                target[name] = source[name]
+        return _slim(kept)
+
+    return trim
+
+
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     pairs = {"labelSelector": label_selector, "fieldSelector": field_selector}
     return {name: value for name, value in pairs.items() if value}

@@ -15,7 +15,7 @@ import pytest
 
 from labkit.clock import wait_until
 from labkit.errors import KubeError
-from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Resource, Store
+from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Resource, Store, only
 
 
 def pod(name: str, version: int, **labels: str) -> Object:
@@ -253,6 +253,18 @@ def test_store_begins_anew_when_a_page_has_expired_and_tells_nothing_of_the_half
     store.start().wait_synced(10)
     assert told == [("b", "9"), ("c", "9"), ("d", "9")]
     store.stop()
+
+
+def test_a_trim_keeps_metadata_and_the_named_fields_only() -> None:
+    obj = pod("a", 1) | {"kind": "Pod", "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}}
+    kept = only("spec.nodeName", "status.phase", "status.conditions", "other.field")(obj)
+    assert kept == {
+        "kind": "Pod",
+        "metadata": {name: value for name, value in pod("a", 1)["metadata"].items() if name != "managedFields"},
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Running"},
+        "other": {},
+    }
 
 
 def test_store_keeps_unchanged_objects_when_it_lists_again(api: ApiServer) -> None:

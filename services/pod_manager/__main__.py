@@ -8,7 +8,7 @@ import os
 import threading
 
 from labkit.clock import WALL_CLOCK
-from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Kube, Store
+from labkit.kube import CONFIG_MAPS, NODES, PODS, VIRTUAL_MACHINES, Kube, Store, only
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
@@ -32,8 +32,13 @@ def main() -> None:
     """Manage pods until SIGTERM."""
     begin()
     kube = Kube.from_environment()
-    vms, nodes = Store(kube, VIRTUAL_MACHINES), Store(kube, NODES)
-    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    vms, nodes = Store(kube, VIRTUAL_MACHINES), Store(kube, NODES, trim=only())
+    pods = Store(
+        kube,
+        PODS,
+        label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}",
+        trim=only("spec.nodeName", "status.phase"),
+    )
     policy = Store(
         kube, CONFIG_MAPS, namespace=MONITORING_NAMESPACE, field_selector=f"metadata.name={MIGRATION_POLICY_CONFIG_MAP}"
     )

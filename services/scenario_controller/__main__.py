@@ -8,7 +8,7 @@ import os
 
 from labkit.clock import WALL_CLOCK
 from labkit.errors import KubeError
-from labkit.kube import NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Kube, Store
+from labkit.kube import NODES, PODS, SIMULATION_SCENARIOS, VIRTUAL_MACHINES, Kube, Store, only
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
@@ -33,9 +33,10 @@ def main() -> None:
     """Play scenarios until SIGTERM."""
     begin()
     kube = Kube.from_environment()
-    scenarios, vms = Store(kube, SIMULATION_SCENARIOS), Store(kube, VIRTUAL_MACHINES)
-    nodes = Store(kube, NODES, label_selector=f"{NODE_TYPE_LABEL}={NODE_TYPE_KWOK}")
-    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    scenarios = Store(kube, SIMULATION_SCENARIOS)
+    vms = Store(kube, VIRTUAL_MACHINES, trim=only("status.phase", "status.podName", "status.evacuationNodeName"))
+    nodes = Store(kube, NODES, label_selector=f"{NODE_TYPE_LABEL}={NODE_TYPE_KWOK}", trim=only())
+    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}", trim=only("spec.nodeName"))
     tempo = read_settings(os.environ).time.tempo
     controller = ScenarioController(kube, scenarios=scenarios, vms=vms, nodes=nodes, pods=pods, tempo=tempo)
     last_look = [WALL_CLOCK.monotonic()]

@@ -95,8 +95,9 @@ class ScenarioController:
         self.wake = threading.Event()
 
     def changed(self, old: Object | None, new: Object | None) -> None:
-        """Take in an event of any watch: look again soon."""
-        self.wake.set()
+        """Take in an event of any watch: look again soon, unless only the version is new, as at a node's heartbeat."""
+        if old is None or new is None or _without_version(old) != _without_version(new):
+            self.wake.set()
 
     def look(self) -> float:
         """Do what is due now; return the seconds until something is due without a change in the cluster."""
@@ -339,6 +340,11 @@ class ScenarioController:
             )
         )
         known.update(change)
+
+
+def _without_version(obj: Object) -> Object:
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
+    return {**obj, "metadata": metadata}
 
 
 def create_app(alive: Callable[[], bool]) -> WSGIApplication:

@@ -8,7 +8,7 @@ import os
 import threading
 
 from labkit.clock import WALL_CLOCK
-from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Store
+from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Store, only
 from labkit.names import (
     LAUNCHER_LABEL,
     LAUNCHER_LABEL_VALUE,
@@ -30,7 +30,12 @@ def main() -> None:
     begin()
     kube = Kube.from_environment()
     vms = Store(kube, VIRTUAL_MACHINES)
-    pods = Store(kube, PODS, label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}")
+    pods = Store(
+        kube,
+        PODS,
+        label_selector=f"{LAUNCHER_LABEL}={LAUNCHER_LABEL_VALUE}",
+        trim=only("spec.nodeName", "status.phase", "status.conditions"),
+    )
     controller = VmController(kube, vms=vms, pods=pods, settings=read_settings(os.environ))
     workers = Workers(controller.queue, controller.reconcile, threads=THREADS, failed=controller.failed)
     ready = threading.Event()

@@ -230,3 +230,13 @@ def test_a_second_look_writes_nothing(stage: Stage) -> None:
     before = len(stage.kube.writes)
     stage.controller.look()
     assert len(stage.kube.writes) == before
+
+
+def test_a_heartbeat_of_a_node_is_no_reason_to_look() -> None:
+    stage = Stage()
+    node = {"metadata": {"name": "n", "resourceVersion": "1"}, "spec": {}}
+    stage.controller.wake.clear()
+    stage.controller.changed(node, node | {"metadata": {"name": "n", "resourceVersion": "2"}})
+    assert not stage.controller.wake.is_set()
+    stage.controller.changed(node, node | {"spec": {"unschedulable": True}})
+    assert stage.controller.wake.is_set()
