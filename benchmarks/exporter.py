@@ -7,7 +7,6 @@ service; its objects are JSON text until a store reads them. What stays out is t
 from __future__ import annotations
 
 import gc
-import itertools
 import multiprocessing
 import queue
 import tempfile
@@ -22,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from benchmarks._objects import REST_OF_SPEC, REST_OF_STATUS, identity, node
 from benchmarks._rows import Row, timed
 from labkit.clock import LabTime, VirtualClock
 from labkit.kube import CONFIG_MAPS, NODES, PAGE, PODS, VIRTUAL_MACHINES, Resource
@@ -37,7 +37,6 @@ TITLE = "exporter, 1,000 nodes and 20,000 VMs"
 N_NODES, N_VMS = 1_000, 20_000
 TEMPO = 15
 EPOCH = 1_000_000.0
-_versions = itertools.count(2)
 
 
 def measure() -> list[Row]:
@@ -59,7 +58,7 @@ def _measure(loads: str, *, curves: bool) -> list[Row]:
     server = _ApiServer(
         {
             CONFIG_MAPS: [],
-            NODES: [_node(number) for number in range(N_NODES)],
+            NODES: [node(number) for number in range(N_NODES)],
             VIRTUAL_MACHINES: [_vm(number) for number in range(N_VMS)],
             PODS: [_pod(number, number % N_NODES, curves=curves) for number in range(N_VMS)],
         }
@@ -168,20 +167,9 @@ class _ApiServer:
             events.put(None)
 
 
-def _node(number: int) -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": f"kwok-node-{number}",
-            "labels": {"type": "kwok", "kubevirt.io/schedulable": "true"},
-            **_identity(f"node-{number}"),
-        },
-        "status": {"allocatable": {"cpu": "64", "memory": "1Ti"}},
-    }
-
-
 def _vm(number: int) -> dict[str, Any]:
     return {
-        "metadata": {"name": f"vm-{number}", "namespace": "default", **_identity(f"vm-{number}")},
+        "metadata": {"name": f"vm-{number}", "namespace": "default", **identity(f"vm-{number}")},
         "status": {"podName": f"virt-launcher-vm-{number}-abcde"},
     }
 
@@ -203,69 +191,11 @@ def _pod(number: int, node: int, *, curves: bool) -> dict[str, Any]:
             "namespace": "default",
             "labels": {"kubevirt.io/domain": f"vm-{number}", "kubevirt.io/created-by": f"uid-vm-{number}"},
             "annotations": annotations,
-            **_identity(f"pod-{number}"),
+            **identity(f"pod-{number}"),
         },
-        "spec": {"nodeName": f"kwok-node-{node}", **_REST_OF_SPEC},
-        "status": {"phase": "Running", **_REST_OF_STATUS},
+        "spec": {"nodeName": f"kwok-node-{node}", **REST_OF_SPEC},
+        "status": {"phase": "Running", **REST_OF_STATUS},
     }
-
-
-# What else a launcher pod has when it comes from the API server: nothing that the exporter reads, all to be read past.
-_REST_OF_SPEC = {
-    "containers": [
-        {
-            "name": "compute",
-            "image": "virt-launcher:simulated",
-            "imagePullPolicy": "IfNotPresent",
-            "resources": {"requests": {"cpu": "400m", "memory": str(16 * GIB)}},
-            "terminationMessagePath": "/dev/termination-log",
-            "terminationMessagePolicy": "File",
-        }
-    ],
-    "dnsPolicy": "ClusterFirst",
-    "nodeSelector": {"type": "kwok"},
-    "preemptionPolicy": "PreemptLowerPriority",
-    "restartPolicy": "Never",
-    "schedulerName": "default-scheduler",
-    "securityContext": {},
-    "serviceAccountName": "default",
-    "terminationGracePeriodSeconds": 30,
-    "tolerations": [
-        {"effect": "NoSchedule", "key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake"},
-        {"effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300},
-        {
-            "effect": "NoExecute",
-            "key": "node.kubernetes.io/unreachable",
-            "operator": "Exists",
-            "tolerationSeconds": 300,
-        },
-    ],
-}
-_REST_OF_STATUS = {
-    "conditions": [
-        {"type": name, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "lastProbeTime": None}
-        for name in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
-    ],
-    "containerStatuses": [
-        {
-            "name": "compute",
-            "image": "virt-launcher:simulated",
-            "imageID": "",
-            "ready": True,
-            "restartCount": 0,
-            "started": True,
-            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-        }
-    ],
-    "hostIP": "127.0.0.1",
-    "podIP": "10.64.0.3",
-    "qosClass": "Burstable",
-    "startTime": "2026-01-01T00:00:00Z",
-}
-
-
-def _identity(name: str) -> dict[str, str]:
-    return {"uid": f"uid-{name}", "resourceVersion": str(next(_versions))}
 
 
 def _resident_bytes() -> int:
