@@ -26,10 +26,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labkit import plots, results
-from labkit.analysis import curves, explanation, metrics, statistics
-from labkit.analysis.answer import answer, interval, number
+from labkit.analysis import choice, curves, explanation, metrics, statistics
+from labkit.analysis.answer import MIN_BLOCKS, answer, interval, number
 from labkit.analysis.imbalance import mean
-from labkit.analysis.statistics import Blocks, Comparison
+from labkit.analysis.statistics import Blocks, Comparison, Ranking
 from labkit.analysis.tables import Tables
 from labkit.errors import InputError, ResultError
 from labkit.experiment import BASELINES
@@ -43,6 +43,10 @@ _MAX_OVERLAY_RUNS: Final = 60
 _MAX_CURVES: Final = 8
 _EXPLAINED: Final = 3
 """Of each run that is shown, so many migrations are explained."""
+_EQUAL_BY_DEFINITION: Final = [
+    ("linear_amplified_ippd_k1", "ideal_point_positive_distance"),
+    ("production_k3", "linear_amplified_ippd_k3"),
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def write(folder: Path) -> Path:
     with plots.lab_style():
         overall = list(_overall_pictures(findings, folder, runs))
         single = list(_run_pictures(folder, runs, findings))
+    checked = controls(findings)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(_TEMPLATE).render(
         state=state,
@@ -122,7 +127,9 @@ def write(folder: Path) -> Path:
         overall=overall,
         single=single,
         tables=[_comparison_table(findings, name) for name in findings.designs],
-        controls=controls(findings),
+        controls=checked,
+        choices=_choice_rows(findings),
+        broken=[control for control, good, _ in checked if not good],
         runs=_run_rows(folder, runs),
         failed=runs[runs["status"] != "succeeded"].to_dict("records"),
         versions=_versions(folder, runs),
@@ -178,8 +185,8 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
         yield _draw(
             partial(plots.pareto, costs, metrics=(pair[0].metric, pair[1].metric)),
             title="Migrations against hot spots", size=(8.4, 5.2),
-            reading="Nothing is better in both than what lies on the line; everything above and right of it is beaten "
-            "by something.",
+            reading="No algorithm is better in both than what lies on the line; everything above and right of it is "
+            "beaten by one. none, random and oracle are the ends of the scale.",
         )  # fmt: skip
     means = _curves(folder, runs)
     shown = _most_telling(findings, list(means))
@@ -211,13 +218,21 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
         yield _draw(
             partial(plots.critical_difference, ranking),
             title="Mean ranks", size=(9.2, 1.6 + 0.2 * count),
-            reading=f"Friedman's test, F form of Iman and Davenport: F = {number(ranking.statistic)}, "
-            f"p = {number(ranking.p_value)}. A picture only: mean ranks depend on who else takes part.",
+            reading=f"Friedman's test, F form of Iman and Davenport: {_friedman(ranking)}. "
+            "A picture only: mean ranks depend on who else takes part.",
         )  # fmt: skip
         yield _draw(
             partial(plots.ridges, design), title="Every run", size=(8.4, height),
             reading="Each mark is a run, the symbol their mean; where the marks spread wide, a single run says little.",
         )  # fmt: skip
+
+
+def _friedman(ranking: Ranking) -> str:
+    if np.isnan(ranking.statistic):
+        return "no two treatments differ"
+    if np.isinf(ranking.statistic):
+        return "every block ranks them the same"
+    return f"F = {number(ranking.statistic)}, p {'< 0.0001' if ranking.p_value < 1e-4 else f'= {ranking.p_value:.2g}'}"
 
 
 def _left_out(all_of_them: Mapping[str, object], shown: Sequence[str]) -> str:
@@ -321,16 +336,34 @@ def _comparison_table(findings: Findings, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _choice_rows(findings: Findings) -> list[dict[str, str]]:
+    """Say which algorithm to choose for which goal, where enough runs and algorithms took part to say it."""
+    hot = findings.designs.get(choice.FLOOR_METRIC)
+    if hot is None or len(hot.values) < MIN_BLOCKS or findings.baseline not in hot.treatments:
+        return []
+    if sum(choice.is_choice(name) for name in hot.treatments) < 2 or not choice.is_choice(findings.baseline):
+        return []
+    return [
+        {
+            "goal": each.goal.title, "name": each.name, "reaches": f"{interval(each.found.mean)} {each.metric.unit}",
+            "difference": interval(each.found.difference), "migrations": interval(each.price["migrations"]),
+            "hot": interval(each.price[choice.FLOOR_METRIC]), "hotter_in": ", ".join(each.hotter_in) or "none",
+        }
+        for each in choice.choose(findings.designs, findings.baseline)
+    ]  # fmt: skip
+
+
 def controls(findings: Findings) -> list[tuple[str, bool, str]]:
     """Check what must come out in any sound experiment: (control, as it should be, what was found).
 
     An algorithm entered twice must not differ from itself; linear_amplified_ippd_k1 is
-    ideal_point_positive_distance by definition; no descheduling and the planner that knows the future are the ends.
+    ideal_point_positive_distance by definition, production_k3 is linear_amplified_ippd_k3 by another name; no
+    descheduling and the planner that knows the future are the ends.
     """
     design = findings.designs[findings.primary.name]
     metric, found = findings.primary, []
     pairs = [(name, re.sub(r" \(again.*?\)", "", name)) for name in design.treatments if "(again" in name]
-    pairs += [("linear_amplified_ippd_k1", "ideal_point_positive_distance")]
+    pairs += _EQUAL_BY_DEFINITION
     for first, second in pairs:
         if {first, second} <= set(design.treatments):
             delta = design.column(first) - design.column(second)
@@ -342,11 +375,12 @@ def controls(findings: Findings) -> list[tuple[str, bool, str]]:
             )  # fmt: skip
     means = {name: metric.sign * float(design.column(name).mean()) for name in design.treatments}
     others = [value for name, value in means.items() if name not in BASELINES]
-    if others and "oracle" in means:
+    moves = metric.name in ("migrations", "ping_pong_migrations", "bytes_moved")  # doing nothing is best by these
+    if others and "oracle" in means and not moves:
         good = means["oracle"] <= min(others) + metric.rope
         found.append(("oracle is the good end", good, f"{number(abs(means['oracle']))}, the best algorithm "
                       f"{number(abs(min(others)))}"))  # fmt: skip
-    if others and "none" in means and metric.name not in ("migrations", "ping_pong_migrations", "bytes_moved"):
+    if others and "none" in means and not moves:
         good = means["none"] >= float(np.median(others)) - metric.rope
         found.append(("none is the bad end", good, f"{number(abs(means['none']))}, the median algorithm "
                       f"{number(abs(float(np.median(others))))}"))  # fmt: skip
@@ -405,6 +439,7 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: 
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; } caption { text-align: left; padding: .4rem 0; white-space: normal; }
+.alarm { border: 3px solid var(--red); padding: .6rem 1rem; font-weight: 600; }
 .better { color: var(--blue); } .worse, .failed { color: var(--red); }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 details > summary { cursor: pointer; } a { color: var(--blue); }
@@ -420,6 +455,10 @@ details > summary { cursor: pointer; } a { color: var(--blue); }
 <p>{{ sentence }}</p>
 {% endfor %}
 </section>
+{% if broken %}
+<p class="alarm" role="alert">A control failed: {{ broken|join("; ") }}. Trust no comparison below until that is
+explained; <a href="#controls">the controls</a> say what was found.</p>
+{% endif %}
 {% for problem in findings.missing %}
 <p class="quiet">{{ problem }}</p>
 {% endfor %}
@@ -430,6 +469,19 @@ details > summary { cursor: pointer; } a { color: var(--blue); }
 {{ (run.error or "").strip().splitlines()[-1] if run.error else "" }}</p>
 {% endfor %}
 </section>
+{% endif %}
+{% if choices %}
+<section id="choices"><h2>Which for which goal</h2>
+<div class="scroll"><table><caption>Of what cannot be told from the best the algorithm with the fewest migrations; only
+algorithms whose hot spots are not practically worse than those of {{ findings.baseline }}, to which the differences
+are.</caption>
+<thead><tr><th>goal</th><th>algorithm</th><th>reaches, per run</th><th>difference</th><th>migrations</th>
+<th>hot spots</th><th>hotter in</th></tr></thead><tbody>
+{% for row in choices %}
+<tr><td>{{ row.goal }}</td><td>{{ row.name }}</td><td>{{ row.reaches }}</td><td>{{ row.difference }}</td>
+<td>{{ row.migrations }}</td><td>{{ row.hot }}</td><td>{{ row.hotter_in }}</td></tr>
+{% endfor %}
+</tbody></table></div></section>
 {% endif %}
 <section id="figures"><h2>What was found</h2>
 {% for picture in overall %}

@@ -70,7 +70,7 @@ def test_links_of_the_report_lead_to_what_lies_beside_it(folder: Path) -> None:
 def test_the_report_says_question_answer_and_controls(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     assert "<h1>Does moving VMs help?</h1>" in text
-    assert re.search(r'id="answer">\s*<p>linear_amplified_ippd_k3 had the lowest hot spots', text)
+    assert re.search(r'id="answer">\s*<p>By hot spots, linear_amplified_ippd_k3 did best', text)
     assert "linear_amplified_ippd_k3 (again) equals linear_amplified_ippd_k3" in text
     assert "linear_amplified_ippd_k1 equals ideal_point_positive_distance" in text
 
@@ -84,6 +84,26 @@ def test_the_controls_come_out_right(folder: Path) -> None:
         "oracle is the good end": True,
         "none is the bad end": True,
     }
+
+
+def test_a_broken_control_is_shouted_at_the_top(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=ALGORITHMS, seeds=4)
+    assert 'role="alert"' not in report.write(tmp_path).read_text()
+    _, runs = results.read_experiment(tmp_path)
+    again = runs["label"].str.endswith("(again)")
+    broken = runs.assign(hotspot_seconds=runs["hotspot_seconds"].where(~again, runs["hotspot_seconds"] + 900.0))
+    results.write_table(tmp_path / results.RUNS_FILE, broken)
+    text = report.write(tmp_path).read_text()
+    assert "A control failed: linear_amplified_ippd_k3 (again) equals linear_amplified_ippd_k3" in text
+    assert text.index('role="alert"') < text.index('id="figures"')
+
+
+def test_enough_runs_end_in_a_table_from_goal_to_choice(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=ALGORITHMS[1:], scenarios=("hot", "churny"), seeds=3)
+    text = report.write(tmp_path).read_text()
+    assert re.search(r"<td>fewest migrations</td><td>\w+</td>", text)
+    example_experiment(tmp_path, algorithms=ALGORITHMS[1:], seeds=1)
+    assert 'id="choices"' not in report.write(tmp_path).read_text()
 
 
 def test_a_report_knows_when_it_is_out_of_date(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_a_block_that_lacks_a_run_is_left_out_and_counted() -> None:
     assert design.dropped == 1
 
 
+def test_a_scenario_of_which_every_run_failed_is_counted_too() -> None:
+    runs = runs_of({"a": [1.0, 2.0], "b": [1.0, 2.0]})
+    lost = runs.assign(scenario="lost", status="failed")
+    assert statistics.blocks(pd.concat([runs, lost]), HOT).dropped == 2
+
+
 def test_a_time_that_was_not_reached_stands_at_the_end_and_is_marked() -> None:
     design = statistics.blocks(runs_of({"a": [60.0, None]}, metric="time_to_settle_seconds"), SETTLE)
     assert design.values.ravel().tolist() == [60.0, 1800.0]
@@ -235,9 +241,9 @@ def test_the_answer_names_the_best_algorithm_and_never_an_end_of_the_scale() -> 
         {"none": [900.0, 950.0] * 5, "good": [300.0, 310.0] * 5, "bad": [800.0, 820.0] * 5, "oracle": [10.0, 12.0] * 5},
         "none",
     )
-    assert first.startswith("good had the lowest hot spots: 305")
+    assert first.startswith("By hot spots, good did best: 305")
     assert "against 925 of none" in first
-    assert "2 migrations a run, against 1 of none" in second
+    assert "2 migrations per run, against 1 of none" in second
     assert "10 paired blocks (1 scenario), compared with none: 2 better" in third
 
 

@@ -69,10 +69,9 @@ def answer(
 
 
 def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str) -> str:
-    extreme = "lowest" if metric.better == "lower" else "highest"
     unit = f" {metric.unit}" if metric.unit else ""
     what = metric.title if metric.title[1].isupper() else metric.title[0].lower() + metric.title[1:]
-    lead = f"{best} had the {extreme} {what}: {interval(found[best].mean)}{unit} a run"
+    lead = f"By {what}, {best} did best: {interval(found[best].mean)}{unit} per run"
     if metric.censored:
         lead += " (restricted to the run's length)"
     if best == baseline:
@@ -86,7 +85,7 @@ def _second(designs: Mapping[str, Blocks], best: str, baseline: str, choices: Se
         return "Migrations were not among the metrics."
     moves = designs["migrations"]
     means = {name: float(moves.column(name).mean()) for name in moves.treatments}
-    text = f"It took {number(means[best])} migrations a run"
+    text = f"It took {number(means[best])} migrations per run"
     if best != baseline and baseline in means:
         text += f", against {number(means[baseline])} of {baseline}"
     if "hotspot_seconds" not in designs or len(choices) < 2:

@@ -129,9 +129,18 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
         kept.to_numpy(np.float64),
         tuple(str(scenario) for scenario in kept.index.get_level_values("scenario")),
         censored.loc[kept.index].to_numpy(bool),
-        int((~complete).sum()),
+        _count_blocks(runs) - len(kept),
         tuple(sorted(set(treatments(runs)) - set(order))),
     )
+
+
+def _count_blocks(runs: pd.DataFrame) -> int:
+    """Count the blocks that were to be run, those without a single good run included."""
+    repeat = runs["repeat"] if "repeat" in runs else pd.Series(1, index=runs.index)
+    rows = pd.DataFrame(
+        {"scenario": runs["scenario"].astype(str) + _size(runs), "seed": runs["seed"], "repeat": repeat}
+    )
+    return len(rows.drop_duplicates())
 
 
 def _size(runs: pd.DataFrame) -> pd.Series[str]:

@@ -7,13 +7,17 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "list the algorithms, or check a file of your own"
+HELP = "list the algorithms, show what applies one, or check a file of your own"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--json", action="store_true", help="as JSON")
-    actions = parser.add_subparsers(dest="action", metavar="check FILE")
+    actions = parser.add_subparsers(dest="action", metavar="show NAME | check FILE")
+    show = actions.add_parser("show", help="print the DeschedulerPolicy and the PrometheusRule that apply one")
+    show.add_argument("name", metavar="NAME", help="of an algorithm")
+    show.add_argument("--thresholds", metavar="LOW:HIGH", help="or a preset such as AsymmetricLow (production's)")
+    show.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON")
     check = actions.add_parser("check", help="say whether a file's algorithms are fit for the descheduler")
     check.add_argument("file", metavar="FILE", type=Path, help="a PrometheusRule (.yaml) or Python functions (.py)")
     # Its own default would overwrite what stood before the word "check".
@@ -22,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
+    if args.action == "show":
+        return _show(args.name, args.thresholds, as_json=args.json)
     return _check(args.file, as_json=args.json) if args.action == "check" else _list(as_json=args.json)
 
 
@@ -52,6 +58,25 @@ def _list(*, as_json: bool) -> int:
         print("\nThe descheduler asks for descheduler:node:NAME:avg1m: 'labkit use NAME'; see docs/algorithms.md.")
     for error in scoring.unreadable():
         print(f"labkit: left out: {error}", file=sys.stderr)
+    return 0
+
+
+def _show(name: str, thresholds: str | None, *, as_json: bool) -> int:
+    from labkit import scoring
+    from labkit.scoring import recipe
+
+    known = scoring.get(name)
+    policy, rules = recipe.policy(name, thresholds=thresholds), recipe.rules(name)
+    if as_json:
+        values = {"name": known.name, "record": known.record, "inputs": recipe.inputs(name), "policy": policy,
+                  "rules": rules}  # fmt: skip
+        print(json.dumps(values, indent=1))
+        return 0
+    print(f"# {known.name}: {known.description}.")
+    print(f"# What its rules read: {', '.join(recipe.inputs(name))}.")
+    if known.computed_by == "scorer":
+        print("# PromQL alone does not do: the lab's scorer computes lab_node_score.")
+    print(policy + "---\n" + rules, end="")
     return 0
 
 

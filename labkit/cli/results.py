@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labkit.results import RunRecord
 
-HELP = "list finished runs, show one, or tell how two differ"
+HELP = "list finished runs, show one, tell how two differ, or choose an algorithm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    actions = parser.add_subparsers(dest="action", metavar="ls|show|diff|openmetrics", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="ls|show|diff|openmetrics|choose", required=True)
     ls = actions.add_parser("ls", help="list experiments, or the runs of one")
     ls.add_argument("folder", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="default: results")
     show = actions.add_parser("show", help="show one run")
@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = actions.add_parser("openmetrics", help="write all series of a run of the twin, for a real Prometheus")
     export.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     export.add_argument("--start", metavar="TIME", help="what lab time 0 becomes, UTC (default: it ends when played)")
-    for each in (ls, show, diff):
+    choose = actions.add_parser("choose", help="say which algorithm to choose for which goal, from an experiment")
+    choose.add_argument("folder", type=Path, metavar="DIR", help="an experiment's folder")
+    choose.add_argument("--reference", metavar="NAME", help="the algorithm in use (default: the experiment's baseline)")
+    for each in (ls, show, diff, choose):
         each.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -36,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         return _show(args.run, as_json=args.json)
     if args.action == "diff":
         return _diff(args.first, args.second, as_json=args.json)
+    if args.action == "choose":
+        return _choose(args.folder, args.reference, as_json=args.json)
     if args.action == "openmetrics":
         return _openmetrics(args.run, args.start)
     return _list(args.folder, as_json=args.json)
@@ -161,4 +166,34 @@ def _openmetrics(folder: Path, start: str | None) -> int:
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+    return 0
+
+
+def _choose(folder: Path, reference: str | None, *, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from labkit import results
+    from labkit.analysis.answer import interval
+    from labkit.analysis.choice import GOALS, choose
+    from labkit.report import Findings
+
+    state, runs = results.read_experiment(folder)
+    findings = Findings.of(runs, [goal.metric for goal in GOALS], reference or state["baseline"])
+    choices = choose(findings.designs, findings.baseline)
+    if as_json:
+        print(json.dumps([asdict(each) for each in choices], indent=1))
+        return 0
+    print(f"compared with {findings.baseline}; see 'labkit algorithms show NAME' for what applies one")
+    rows = [
+        {
+            "goal": each.goal.title, "choose": each.name, "reaches": interval(each.found.mean),
+            "difference": interval(each.found.difference), "verdict": each.found.verdict,
+            "best_mean": each.leader, "worse_in": ", ".join(each.worse_in), "hotter_in": ", ".join(each.hotter_in),
+        }
+        for each in choices
+    ]  # fmt: skip
+    _print_rows(rows, as_json=False, nothing="nothing to choose from")
+    worse = {name for each in choices for name in each.below_floor}
+    if worse:
+        print(f"left out where hot spots must not be worse: {', '.join(sorted(worse))}")
     return 0

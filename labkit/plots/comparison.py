@@ -13,12 +13,14 @@ from scipy import stats
 
 from labkit.analysis.metrics import Metric
 from labkit.analysis.statistics import Blocks, Comparison, Ranking, Survival, pareto_front
+from labkit.experiment import BASELINES
 from labkit.model import FloatArray
 from labkit.plots.style import INK, QUIET, algorithm_style, dress
 
 _VERDICT_COLOURS: Final = {
     "better": "#0072B2", "worse": "#D55E00", "equivalent": "#4D4D4D", "undecided": "#9a9a9a", "baseline": "#222222",
 }  # fmt: skip
+_MAX_POINTS_NAMED: Final = 8
 _VERDICT_MARKERS: Final = {"better": "<", "worse": ">", "equivalent": "D", "undecided": "o", "baseline": "|"}
 
 
@@ -58,7 +60,9 @@ def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes
 def pareto(
     costs: Mapping[str, tuple[float, float]], ax: Axes, *, metrics: tuple[Metric, Metric], label_all: bool = False
 ) -> Axes:
-    """Draw every treatment by two goals, the ones that none beats joined by a line.
+    """Draw every treatment by two goals, the algorithms that no other beats joined by a line.
+
+    Named beside their points are these and the ends of the scale; the others stand in a legend where they are many.
 
     Parameters
     ----------
@@ -73,7 +77,9 @@ def pareto(
     """
     names = list(costs)
     points = np.array([costs[name] for name in names], dtype=np.float64).reshape(-1, 2)
-    front = pareto_front(points)
+    choices = np.array([name.split(" ")[0] not in BASELINES for name in names])
+    front = np.zeros(len(names), dtype=bool)
+    front[choices if choices.any() else ~choices] = pareto_front(points[choices if choices.any() else ~choices])
     order = np.argsort(points[front, 0], kind="stable")
     edge = points[front][order]
     ax.step(edge[:, 0], edge[:, 1], where="post", color=QUIET, linewidth=1.2, zorder=1)
@@ -82,11 +88,21 @@ def pareto(
         ax.plot(*points[index], marker=style["marker"], color=style["color"], linestyle="none",
                 markersize=9 if front[index] else 6, alpha=1.0 if front[index] else 0.55, zorder=3,
                 markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    named = [index for index in range(len(names)) if front[index] or label_all or len(names) <= 8]
+    everyone = label_all or len(names) <= _MAX_POINTS_NAMED
+    named = [index for index in range(len(names)) if front[index] or not choices[index] or everyone]
     dress(ax, title="What each costs and what it buys", x=words(metrics[0]), y=words(metrics[1]), grid="both")
     ax.set_xlim(left=min(0.0, points[:, 0].min()))
     ax.set_ylim(bottom=min(0.0, points[:, 1].min()))
     _name_points(ax, points, [names[index] for index in named], named)
+    rest = [index for index in np.argsort(points[:, 0], kind="stable") if index not in named]
+    if rest:
+        keys = [
+            ax.plot([], [], linestyle="none", markersize=5.5, label=names[index], marker=style["marker"],
+                    color=style["color"])[0]
+            for index in rest if (style := algorithm_style(names[index]))
+        ]  # fmt: skip
+        ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7.5, title="beaten, left to right",
+                  title_fontsize=8, handletextpad=0.2)  # fmt: skip
     return ax
 
 
