@@ -1,6 +1,7 @@
 package labkit;
 
 import ch.qos.logback.classic.Level;
+import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
 import java.util.List;
 import org.cloudsimplus.brokers.DatacenterBrokerSimple;
@@ -21,13 +22,17 @@ import org.cloudsimplus.vms.VmSimple;
 /**
  * Hosts full of VMs whose CPU load fluctuates, updated every 15 simulated seconds.
  *
- * <p>Arguments: hosts, VMs, simulated seconds. Prints the wall seconds that {@code start()} took. There is no
- * descheduling: this is the part of the twin that CloudSim Plus has, too.
+ * <p>Arguments: hosts, VMs, simulated seconds, repeats. For each repeat, in one virtual machine so that the later ones
+ * find everything compiled, prints the processor seconds that {@code start()} took in its thread (collection of garbage
+ * and compilation run in others) and how often a VM's load was asked for. There is no descheduling: this is the part of
+ * the twin that CloudSim Plus has, too.
  */
 public final class FluctuatingVms {
     private static final double INTERVAL_SECONDS = 15;
     private static final int CORES_PER_HOST = 32;
     private static final double MIPS = 1000;
+
+    private static long asked;
 
     private FluctuatingVms() {}
 
@@ -35,7 +40,14 @@ public final class FluctuatingVms {
         int hosts = Integer.parseInt(arguments[0]);
         int vms = Integer.parseInt(arguments[1]);
         double seconds = Double.parseDouble(arguments[2]);
+        int repeats = Integer.parseInt(arguments[3]);
         Log.setLevel(Level.OFF);
+        for (int repeat = 0; repeat < repeats; repeat++) {
+            play(hosts, vms, seconds);
+        }
+    }
+
+    private static void play(int hosts, int vms, double seconds) {
         CloudSimPlus simulation = new CloudSimPlus();
         DatacenterSimple datacenter = new DatacenterSimple(simulation, makeHosts(hosts));
         datacenter.setSchedulingInterval(INTERVAL_SECONDS);
@@ -55,9 +67,11 @@ public final class FluctuatingVms {
         broker.submitVmList(machines);
         broker.submitCloudletList(work);
         simulation.terminateAt(seconds);
-        long start = System.nanoTime();
+        asked = 0;
+        long start = ManagementFactory.getThreadMXBean().getCurrentThreadCpuTime();
         simulation.start();
-        System.out.printf("%.3f%n", (System.nanoTime() - start) / 1e9);
+        long end = ManagementFactory.getThreadMXBean().getCurrentThreadCpuTime();
+        System.out.printf("%.3f %d%n", (end - start) / 1e9, asked);
     }
 
     private static List<Host> makeHosts(int count) {
@@ -82,6 +96,7 @@ public final class FluctuatingVms {
 
         @Override
         protected double getUtilizationInternal(double time) {
+            asked++;
             long mixed = seed * 0x9E3779B97F4A7C15L + (long) (time / INTERVAL_SECONDS);
             mixed = (mixed ^ (mixed >>> 30)) * 0xBF58476D1CE4E5B9L;
             mixed = (mixed ^ (mixed >>> 27)) * 0x94D049BB133111EBL;
