@@ -2,8 +2,9 @@
 
 CloudSim Plus does the hosts' and VMs' part of the work (no metrics, rules, descheduler or migrations), the twin all of
 it, for as many nodes, VMs and steps. Each is timed without its start-up (``simulation.start()`` there,
-``labkit.sim.run`` here) in processor seconds of the thread that does it, and each a second time in the same process, when
-everything is compiled and cached; Java's collection of garbage and compilation run in other threads and do not count.
+``labkit.sim.run`` here) in processor seconds of the thread that does it, and each a second time in the same process,
+when everything is compiled and cached; Java's collection of garbage and compilation run in other threads and do not
+count.
 """
 
 from __future__ import annotations
