@@ -113,7 +113,8 @@ def read(folders: Iterable[Path]) -> list[LiveRun]:
     Raises
     ------
     ResultError
-        If a folder holds no finished run, or one of the twin, or one whose scenario was not kept.
+        If a folder holds no finished run, or one of the twin, or one whose scenario was not kept; if the runs are of
+        several backends.
     """
     runs = []
     for folder in folders:
@@ -131,6 +132,11 @@ def read(folders: Iterable[Path]) -> list[LiveRun]:
             if scenario is None:
                 raise ResultError(f"wanted the scenario {record.scenario} beside {path}, found none")
             runs.append(LiveRun(record, scenario, results.read_tables(path, only=COLUMNS)))
+    backends = sorted({run.record.backend for run in runs})
+    if len(backends) > 1:
+        raise ResultError(
+            f"wanted runs of one backend, found {' and '.join(backends)}: keep them in folders of their own"
+        )
     return runs
 
 
@@ -316,6 +322,9 @@ class Fidelity:
                 f"{get(metric).title}: the mean of {other} lies within the spread of {one} or 10 % in "
                 f"{int(rows['agrees'].sum())} of {len(rows)} pairs" + (f"; not for {names}." if names else ".")
             )
+        known = self.pairs.dropna(subset=["difference_low"])
+        without = known[(known["difference_low"] > 0) | (known["difference_high"] < 0)]
+        said.append(f"Of {len(known)} differences of means {len(without)} have a 95 % interval without 0.")
         whole = self.ranks[self.ranks["scenario"] == EVERYTHING]
         for row in whole.itertuples():
             said.append(
@@ -402,20 +411,30 @@ class Checks:
     classified, same_class : int
         Nodes in cycles, and those whose class and thresholds are the twin's for the scores that the cycle saw.
     placed, expected_target : int
-        Migration targets that the real scheduler chose, and those among the twin's highest-scoring nodes.
+        Migration targets that the real scheduler chose, and those among the twin's highest-scoring nodes at some
+        instant between the request and the start of the copy.
+    cycles, crowded : int
+        Cycles, and those that asked for more VMs than the limit: what has ended in the meantime counts no more. The
+        twin decides a cycle at one instant and never does so.
+    under_way : int
+        The largest number of VMs that were asked to leave and had not arrived, which the limit is about.
     """
 
     classified: int
     same_class: int
     placed: int
     expected_target: int
+    cycles: int
+    crowded: int
+    under_way: int
 
 
-def check(runs: Iterable[LiveRun]) -> Checks:
+def check(runs: Sequence[LiveRun]) -> Checks:
     """Compare live decisions with the twin's parts, run by run."""
-    classes = [_same_classes(run) for run in runs]
-    targets = [_expected_targets(run) for run in runs]
-    return Checks(*map(sum, zip(*classes, strict=True)), *map(sum, zip(*targets, strict=True)))
+    counts = np.sum([(*_same_classes(run), *_expected_targets(run), *_crowded_cycles(run)) for run in runs], axis=0)
+    classified, same_class, placed, expected_target, cycles, crowded = counts.tolist()
+    most = max(_most_under_way(run) for run in runs)
+    return Checks(classified, same_class, placed, expected_target, cycles, crowded, most)
 
 
 def _same_classes(run: LiveRun) -> tuple[int, int]:
@@ -446,6 +465,19 @@ def _expected_targets(run: LiveRun) -> tuple[int, int]:
             target in top_scored(table, request, (source,)) for table in _states(run, move, number, requests)
         )
     return len(moves), expected
+
+
+def _crowded_cycles(run: LiveRun) -> tuple[int, int]:
+    """Count cycles, and those with more requests than the limit."""
+    asked = np.searchsorted(run.cycle_times_seconds, run.tables["migrations"]["requested_seconds"], side="right")
+    crowded = np.bincount(asked, minlength=1) > run.policy.evictions_total
+    return len(run.cycle_times_seconds), int(crowded.sum())
+
+
+def _most_under_way(run: LiveRun) -> int:
+    moves = run.tables["migrations"]
+    asked, ended = moves["requested_seconds"].to_numpy(float), moves["ended_seconds"].fillna(np.inf).to_numpy(float)
+    return max((int(((asked <= time) & (ended > time)).sum()) for time in asked), default=0)
 
 
 def _states(
@@ -521,6 +553,10 @@ def conditions(runs: Sequence[LiveRun]) -> list[str]:
     said.append(
         f"Classes and thresholds of {found.same_class} of {found.classified} nodes in cycles were the twin's for the "
         f"same scores; {found.expected_target} of {found.placed} migration targets were among its best nodes."
+    )
+    said.append(
+        f"{found.crowded} of {found.cycles} cycles asked for more VMs than the limit of a cycle, since some had "
+        f"arrived before the last were asked; at most {found.under_way} were under way at once."
     )
     return said
 

@@ -161,6 +161,9 @@ def test_reading_refuses_what_is_not_there(folder: Path, tmp_path: Path) -> None
     twins = example_runs(tmp_path / "sim", algorithms=["none"], repeats=1, backend="sim")
     with pytest.raises(ResultError, match="wanted runs of a live backend, found backend sim"):
         fidelity.read([twins])
+    kind = example_runs(tmp_path / "kind", algorithms=["none"], repeats=1, backend="kind")
+    with pytest.raises(ResultError, match="wanted runs of one backend, found kind and local"):
+        fidelity.read([folder, kind])
     lost = example_runs(tmp_path / "lost", algorithms=["none"], repeats=1)
     (lost / results.SCENARIOS_FOLDER / "small.scenario.json").unlink()
     with pytest.raises(ResultError, match="wanted the scenario small"):
@@ -190,7 +193,8 @@ def test_imitations_of_repeats_share_no_draw_and_agree_with_runs_of_the_same_mod
     assert set(twin["side"]) == {"twin"}
     found = Fidelity.of(fidelity.outcomes(runs), twin)
     sentences = found.sentences()
-    assert len(sentences) == len(METRICS) + 1
+    assert len(sentences) == len(METRICS) + 2
+    assert sentences[-2].startswith("Of 15 differences of means ")
     assert sentences[0].startswith("Migrations: the mean of twin lies within the spread of local or 10 % in ")
     by_metric = found.pairs.set_index(["algorithm", "metric"])
     assert by_metric.loc[("none", "migrations"), "other_mean"] == 0.0
@@ -222,6 +226,17 @@ def test_decisions_of_the_twin_are_the_twins(runs: list[fidelity.LiveRun]) -> No
     assert found.same_class == found.classified
     assert found.placed == sum(len(run.tables["migrations"]) for run in runs) > 0
     assert found.expected_target == found.placed
+    assert found.cycles == 2 * 3 * 5
+    assert (found.crowded, 0 < found.under_way <= 5) == (0, True)
+
+
+def test_cycles_with_more_requests_than_the_limit_are_counted(runs: list[fidelity.LiveRun]) -> None:
+    run = next(run for run in runs if run.record.algorithm == "max_metric")
+    first = run.cycle_times_seconds[0]
+    one = run.tables["migrations"].iloc[:1]
+    asked = [one.assign(requested_seconds=first + at, ended_seconds=first + at + 4.5) for at in range(6)]
+    found = fidelity.check([replace(run, tables={**run.tables, "migrations": pd.concat(asked, ignore_index=True)})])
+    assert (found.crowded, found.under_way) == (1, 5)
 
 
 def test_decisions_of_another_kind_are_counted_as_such(runs: list[fidelity.LiveRun]) -> None:
