@@ -489,7 +489,7 @@ are.</caption>
 <figcaption>{{ picture.reading }}</figcaption></figure>
 {% endfor %}
 </section>
-<section id="single"><h2>{% if single|length == runs|length %}Each run{% else %}Two runs from near{% endif %}</h2>
+<section id="single"><h2>{% if single|length == runs|length %}Each run{% else %}Two runs in detail{% endif %}</h2>
 {% for run_id, why, pictures in single %}
 <h3 id="{{ run_id }}"><a href="{{ run_id }}/">{{ run_id }}</a></h3>
 <p>{{ pictures[0].reading }}</p>

@@ -71,6 +71,19 @@ def scale(findings: Findings, choices: Sequence[Choice]) -> str:
 _MARKS: Final = {"better": " ▼", "worse": " ▲", "equivalent": " =", "undecided": "", "baseline": " ·"}
 
 
+def scenarios(findings: Findings, choices: Sequence[Choice]) -> str:
+    """Return hot spots and migrations of the chosen algorithms in each scenario."""
+    hot, moves = findings.designs[FLOOR_METRIC].by_stratum(), findings.designs["migrations"].by_stratum()
+    chosen = [each.name for each in choices if each.name != findings.baseline]
+    names = [name for name in dict.fromkeys(["none", findings.baseline, *chosen, "oracle"]) if name in hot.treatments]
+    rows = [
+        (f"`{scenario}`", *(f"{number(round(hot.column(name)[row]))} / {number(round(moves.column(name)[row]))}"
+                            for name in names))
+        for row, scenario in enumerate(hot.strata)
+    ]  # fmt: skip
+    return _table(("scenario", *(f"`{name}`" for name in names)), rows)
+
+
 def live(folder: Path | None) -> str:
     """Return the live runs, one line each."""
     if folder is None:
@@ -155,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         "source": source(args.benchmark, state, runs, findings),
         "goals": goals(choices, findings.baseline),
         "scale": scale(findings, choices),
+        "scenarios": scenarios(findings, choices),
         "controls": controls(findings),
         "live": live(args.live),
         "apply": apply(choices),

@@ -116,7 +116,7 @@ def _name_points(ax: Axes, points: FloatArray, names: list[str], index: list[int
     for name, at in sorted(zip(names, index, strict=True), key=lambda pair: -points[pair[1], 1]):
         x, y = points[at]
         level = float(y)
-        while any(abs(level - other) < gap and abs(x - where) < 0.3 * (right - left) for where, other in placed):
+        while any(abs(level - other) < 0.99 * gap and abs(x - where) < 0.3 * (right - left) for where, other in placed):
             level -= gap
         placed.append((float(x), level))
         near_edge = x > left + 0.72 * (right - left)
