@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 DIRECT: Final = (
-    "flask", "jsonschema", "kubernetes", "numpy", "orjson", "prometheus-client", "promql-parser", "pyyaml", "urllib3",
-    "waitress",
+    "flask", "jsonschema", "kubernetes", "numpy", "orjson", "prometheus-api-client", "prometheus-client",
+    "promql-parser", "pyyaml", "urllib3", "waitress",
 )  # fmt: skip
 """What the services, and the parts of labkit that they use, import."""
 
