@@ -41,8 +41,8 @@ class Source(Protocol):
     def use(self, algorithm: str) -> None:
         """Go on with another algorithm."""
 
-    def set_load(self, vm: str, cpu: float) -> None:
-        """Let a VM use that share of its cores from now on."""
+    def set_load(self, vms: Sequence[str], cpu: float) -> None:
+        """Let VMs use that share of their cores from now on."""
 
 
 class LiveSource:
@@ -76,9 +76,10 @@ class LiveSource:
         self._lab.use(algorithm)
         self._algorithm = algorithm
 
-    def set_load(self, vm: str, cpu: float) -> None:
-        """Give a VM a constant load."""
-        self._lab.set_load(vm, cpu)
+    def set_load(self, vms: Sequence[str], cpu: float) -> None:
+        """Give VMs a constant load."""
+        for vm in vms:
+            self._lab.set_load(vm, cpu)
 
 
 class TwinSource:
@@ -138,18 +139,21 @@ class TwinSource:
         self._algorithm = algorithm
         self._play()
 
-    def set_load(self, vm: str, cpu: float) -> None:
-        """Give a VM a load from now on, to the end."""
+    def set_load(self, vms: Sequence[str], cpu: float) -> None:
+        """Give VMs a load from now on, to the end."""
         now = self._now()
         known = {each.name: each for each in self._scenario.vms(self._seed)}
-        if vm not in known:
-            raise InputError(f"wanted a VM of the scenario's start, found {vm!r}")
-        table = LoadTable([known[vm].curve], [known[vm].load_seed])
-        change = cpu - float(table.at(now)[0][0])
-        document = copy.deepcopy(dict(self._scenario.document))
         left = max(self._scenario.duration_seconds - now, 1.0)
-        surge = {"at": f"{now:.0f}s", "type": "surge", "duration": f"{left:.0f}s", "vms": [vm], "cpu": round(change, 4)}
-        document["spec"]["timeline"] = [*document["spec"].get("timeline", []), surge]
+        surges = []
+        for vm in vms:
+            if vm not in known:
+                raise InputError(f"wanted a VM of the scenario's start, found {vm!r}")
+            change = cpu - float(LoadTable([known[vm].curve], [known[vm].load_seed]).at(now)[0][0])
+            surges.append(
+                {"at": f"{now:.0f}s", "type": "surge", "duration": f"{left:.0f}s", "vms": [vm], "cpu": round(change, 4)}
+            )
+        document = copy.deepcopy(dict(self._scenario.document))
+        document["spec"]["timeline"] = [*document["spec"].get("timeline", []), *surges]
         self._scenario = parse_scenario(document, self._scenario.source)
         self._play()
 
@@ -218,7 +222,13 @@ class View(anywidget.AnyWidget):
         if wish.get("type") == "use":
             self._wishes.put(lambda: self._source.use(str(wish["algorithm"])))
         elif wish.get("type") == "load":
-            self._wishes.put(lambda: self._source.set_load(str(wish["vm"]), float(wish["cpu"])))
+            self._wishes.put(lambda: self._source.set_load(self._vms(wish), float(wish["cpu"])))
+
+    def _vms(self, wish: Mapping[str, Any]) -> list[str]:
+        """Return the VM that is meant, or all VMs of the node that is meant, as the last frame has them."""
+        if "vm" in wish:
+            return [str(wish["vm"])]
+        return sorted(vm for vm, node in self.frame.get("vms", {}).items() if node == wish.get("node"))
 
     def stop(self) -> None:
         """Stop asking; the last frame stays."""
@@ -332,7 +342,10 @@ function render({ model, el }) {
   chooser.onchange = () => model.send({ type: "use", algorithm: chooser.value });
   const vm = element("select", { className: "labkit-vm" });
   const load = element("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.5, className: "labkit-load" });
-  load.onchange = () => model.send({ type: "load", vm: vm.value, cpu: Number(load.value) });
+  load.onchange = () => {
+    const [kind, name] = vm.value.split(/:(.*)/);
+    model.send({ type: "load", [kind]: name, cpu: Number(load.value) });
+  };
   const clock = element("b", { className: "labkit-clock" }), message = element("span", { className: "labkit-message" });
   message.style.color = "#b34700";
   head.append(clock, " algorithm ", chooser, " load of ", vm, " ", load, " ", message);
@@ -350,10 +363,12 @@ function render({ model, el }) {
     clock.textContent = `${(frame.lab_seconds / 60).toFixed(1)} min, ${frame.migrations_total} migrations,`;
     if (document.activeElement !== chooser) chooser.value = frame.algorithm;
     const known = Object.keys(frame.vms).sort();
-    if (vm.options.length !== known.length) {
+    const targets = [...nodes.map(name => `node:${name}`), ...known.map(name => `vm:${name}`)];
+    if (vm.options.length !== targets.length) {
       const chosen = vm.value;
-      vm.replaceChildren(...known.map(name => element("option", { value: name }, name)));
-      if (known.includes(chosen)) vm.value = chosen;
+      const words = target => target.startsWith("node:") ? `all VMs of ${target.slice(5)}` : target.slice(3);
+      vm.replaceChildren(...targets.map(target => element("option", { value: target }, words(target))));
+      if (targets.includes(chosen)) vm.value = chosen;
     }
     charts.innerHTML = chart("Score", "score", history, nodes) + chart("CPU use", "cpu", history, nodes);
     placement.replaceChildren();

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -66,7 +66,7 @@ def test_another_algorithm_and_another_load_change_what_follows() -> None:
     with Lab(backend="sim") as lab:
         source = live.TwinSource(lab, load_scenario("quickstart").with_duration(180.0), "none", speed=60.0, clock=clock)
         clock.wait(1.0)
-        source.set_load("quiet-1", 1.0)
+        source.set_load(["quiet-1"], 1.0)
         loaded = {row["node"]: row["cpu"] for row in source.frame()["nodes"]}
         clock.wait(2.0)
         later = {row["node"]: row["cpu"] for row in source.frame()["nodes"]}
@@ -78,7 +78,7 @@ def test_another_algorithm_and_another_load_change_what_follows() -> None:
         assert source.frame()["migrations_total"] > 0
         assert source.frame()["algorithm"] == ALGORITHM
         with pytest.raises(InputError, match="wanted a VM of the scenario's start, found 'nobody'"):
-            source.set_load("nobody", 0.5)
+            source.set_load(["nobody"], 0.5)
 
 
 def test_the_twin_needs_a_scenario_and_a_speed() -> None:
@@ -96,15 +96,20 @@ class Asked:
         self.wishes: list[tuple[Any, ...]] = []
 
     def frame(self) -> live.Frame:
-        return {"lab_seconds": float(len(self.wishes)), "nodes": [], "vms": {}, "migrations": []}
+        return {
+            "lab_seconds": float(len(self.wishes)),
+            "nodes": [],
+            "vms": {"b": "n1", "c": "n2", "a": "n1"},
+            "migrations": [],
+        }
 
     def use(self, algorithm: str) -> None:
         if algorithm == "wrong":
             raise InputError("wanted another algorithm")
         self.wishes.append(("use", algorithm))
 
-    def set_load(self, vm: str, cpu: float) -> None:
-        self.wishes.append(("load", vm, cpu))
+    def set_load(self, vms: Sequence[str], cpu: float) -> None:
+        self.wishes.append(("load", *vms, cpu))
 
 
 def test_wishes_are_carried_out_in_order_without_blocking_and_errors_are_shown() -> None:
@@ -112,11 +117,12 @@ def test_wishes_are_carried_out_in_order_without_blocking_and_errors_are_shown()
     view = live.View(source, algorithms=["a", "b"], every_seconds=0.05)
     view.ask({"type": "use", "algorithm": "b"})
     view.ask({"type": "load", "vm": "vm-1", "cpu": 0.5})
+    view.ask({"type": "load", "node": "n1", "cpu": 0.9})
     view.ask({"type": "dance"})
     view.ask({"type": "use", "algorithm": "wrong"})
     wait_until(lambda: view.message == "wanted another algorithm", timeout_seconds=20, what="the error in the view")
-    assert source.wishes == [("use", "b"), ("load", "vm-1", 0.5)]
-    assert view.frame["lab_seconds"] == 2.0
+    assert source.wishes == [("use", "b"), ("load", "vm-1", 0.5), ("load", "a", "b", 0.9)]
+    assert view.frame["lab_seconds"] == 3.0
     view.stop()
     view.close()
 
