@@ -247,6 +247,8 @@ def _services(base: str, promtool: Path) -> Recipe:
             for path in _sources(root)
             if path.relative_to(root).parts[0] not in skipped
         }
+    # The scenario controller checks scenarios against the resource's own schema.
+    files["app/k8s/crds/simulationscenarios.yaml"] = data_path("k8s", "crds", "simulationscenarios.yaml")
     return Recipe(SERVICES, folder / "Containerfile", files, base=base, requirements=folder / "requirements.txt")
 
 
