@@ -81,6 +81,8 @@ DIRTY_RATE_ANNOTATION: Final = "simulation.node-classifier.io/vm-dirty-rate-mbps
 LOAD_ANNOTATION: Final = "simulation.node-classifier.io/vm-load"
 """JSON of a load curve and its seed (``labkit.load``); without it the two utilisation annotations hold."""
 
+REMINDED_ANNOTATION: Final = "simulation.node-classifier.io/reminded"
+"""When the pod manager last touched a pod that its node had not started or removed for long."""
 INITIAL_NODE_ANNOTATION: Final = "simulation.node-classifier.io/initial-node"
 """On a VirtualMachine: its first launcher pod is bound to this node, as a scenario's initial placement asks.
 

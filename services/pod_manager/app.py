@@ -19,10 +19,10 @@ from labkit.clock import WALL_CLOCK, Clock, LabTime
 from labkit.errors import InputError, KubeError
 from labkit.kube import NODES, PODS, VIRTUAL_MACHINES, Key, Kube, Object, Store
 from labkit.migration import CopyState, dirty_bytes_per_second, may_start, start_copy
-from labkit.names import EVICTION_SOURCE_ANNOTATION, MEMORY_BYTES_ANNOTATION
+from labkit.names import EVICTION_SOURCE_ANNOTATION, MEMORY_BYTES_ANNOTATION, REMINDED_ANNOTATION
 from labkit.service import HEALTH, METRICS, Page, health, metrics, site
 from labkit.settings import Settings, read_settings
-from labkit.virtualmachine import Migration, VirtualMachine
+from labkit.virtualmachine import Migration, VirtualMachine, format_time
 from labkit.workqueue import WorkQueue
 from services.pod_manager.cluster import Admission, OwnWrites, Pods, nodes_of
 from services.pod_manager.copies import Copies, Transfer
@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 CONFLICT: Final = 409
 NOT_FOUND: Final = 404
+REMIND_SECONDS: Final = 3.0
+"""Wall time that a node may take to start or remove a pod: KWOK takes a few hundredths of a second."""
 MAX_STEPS: Final = 32
 """More steps than any VM needs in one go; a VM that takes them is looked at again a little later."""
 PRIORITY: Final = {"descheduler": 1}
@@ -103,6 +105,8 @@ class PodManager:
         self._targets_made: dict[Key, str] = {}
         self._complaints: dict[Key, str] = {}
         self._lost_nodes: dict[str, float] = {}
+        self._overdue: dict[Key, dict[str, float]] = {}
+        """By VM and pod's UID, since when, or since which reminder, a pod waits for its node."""
         self._removed: dict[Key, str] = {}
         """By VM, the pod that the API server has confirmed to be gone while a migration ends."""
 
@@ -190,7 +194,7 @@ class PodManager:
                 if view.vm is None or view.vm.active_migration is None:
                     self._leave(key)
                 self._complaints.pop(key, None)
-                return step.seconds
+                return self._remind(key, view.pods, step.seconds)
             try:
                 if not self._do(key, view, obj, step):
                     return None
@@ -207,6 +211,29 @@ class PodManager:
                     return 0.1
                 self._own_writes.wrote(fresh)
         return 0.1
+
+    def _remind(self, key: Key, pods: Iterable[Pod], seconds: float | None) -> float | None:
+        """Touch pods that their node has not started, or not removed, for long; return when to look again.
+
+        A restarted KWOK passes over a pod now and then. Any change of the pod makes it look at it again.
+        """
+        now = self._clock.monotonic()
+        before = self._overdue.pop(key, {})
+        overdue = {
+            pod.uid: before.get(pod.uid, now)
+            for pod in pods
+            if pod.vm_uid and pod.node and (pod.is_terminating or pod.phase == "Pending")
+        }
+        if not overdue:
+            return seconds
+        self._overdue[key] = overdue
+        for pod in pods:
+            if now - overdue.get(pod.uid, now) >= REMIND_SECONDS:
+                logger.info("reminding %s of pod %s", pod.node, pod.name)
+                self._annotate(pod, {REMINDED_ANNOTATION: format_time(self._clock.now())})
+                overdue[pod.uid] = now
+        left = max(0.1, min(overdue.values()) + REMIND_SECONDS - now)
+        return left if seconds is None else min(seconds, left)
 
     def _view(self, key: Key, obj: Object | None) -> View:
         vm = None if obj is None else VirtualMachine.read(obj)

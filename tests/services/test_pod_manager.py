@@ -243,6 +243,30 @@ def test_vm_gets_one_pod_that_says_what_it_is(world: World) -> None:
     assert "finalizers" not in pod["metadata"]
 
 
+def test_a_node_is_reminded_of_a_pod_that_it_passed_over(world: World) -> None:
+    reminded = "simulation.node-classifier.io/reminded"
+    kubelet = world._scheduler_and_kubelets
+    world.evict()
+    world.manager.queue.add(("default", "web"))
+    world._scheduler_and_kubelets = lambda: None  # type: ignore[method-assign]  # KWOK is away
+    world.act()
+    _, target = world.pods_of()
+    world.kube.change(PODS, target["metadata"]["name"], {"spec": {"nodeName": "node-2"}})
+    for _ in range(11):
+        world.clock.wait(0.25)
+        world.act()
+    assert reminded not in world.pods_of()[1]["metadata"]["annotations"]
+    for _ in range(4):
+        world.clock.wait(0.25)
+        world.act()
+    source, target = world.pods_of()
+    assert reminded in target["metadata"]["annotations"]
+    assert reminded not in source["metadata"]["annotations"]
+    world._scheduler_and_kubelets = kubelet  # type: ignore[method-assign]
+    world.pass_lab_seconds(60)
+    assert (world.migration().phase, world.migration().attempt) == ("Succeeded", 1)
+
+
 def test_a_second_look_writes_nothing(world: World) -> None:
     before = world.kube.version
     world.manager.look_at_all()
