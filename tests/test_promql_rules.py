@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labkit.datafiles import data_path
 from labkit.errors import RuleError
 from labkit.promql import Database, Expression, LabelTable, load_rules, parse_rules
 
@@ -30,6 +31,84 @@ def test_rules_see_what_earlier_rules_wrote_at_the_same_instant() -> None:
     found = Expression.compile("second").instant(database, 15.0)
     assert found.values.tolist() == [3.0, 5.0, 7.0]
     assert found.table.rows[0] == (("__name__", "second"), ("instance", "a"))
+
+
+BASE_METRICS = {
+    "node_cpu_usage_ratio": {},
+    "node_cpu_pressure_psi": {},
+    "node_memory_usage_ratio": {},
+    "node_memory_pressure_psi": {},
+    "node_cpu_seconds_total": {"mode": "idle"},
+    "node_pressure_cpu_waiting_seconds_total": {},
+    "node_pressure_memory_waiting_seconds_total": {},
+    "node_memory_MemAvailable_bytes": {},
+    "kube_node_status_allocatable": {"resource": "memory", "unit": "byte"},
+    "kube_node_role": {"role": "worker"},
+}
+
+
+def scraped(seed: int, nodes: int, *, gaps: bool) -> list[tuple[float, str, LabelTable, np.ndarray, np.ndarray | None]]:
+    """Return 24 scrapes of the exporter's metrics; with gaps, nodes come and go and a counter is reset."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number, (name, labels) in enumerate(BASE_METRICS.items()):
+        table = LabelTable.of({"instance": f"n{i}", "node": f"n{i}", "job": "exporter", **labels} for i in range(nodes))
+        total = np.zeros(nodes)
+        for step in range(24):
+            if name.endswith("_total"):
+                total = total + rng.uniform(0, 15, nodes)
+                values = np.where(np.arange(nodes) == step - 15, 1.0, total) if gaps else total
+            elif name == "kube_node_role":
+                values = np.ones(nodes)
+            else:
+                values = rng.uniform(0.1, 0.9, nodes) * (1e9 if "emory_Mem" in name else 1.0)
+                values = np.full(nodes, 1e9) if "allocatable" in name else values
+            present = rng.uniform(size=nodes) > 0.1 if gaps and step in (6, 7, 13, number + 10) else None
+            found.append((15.0 * step, name, table, values, present))
+    return sorted(found, key=lambda each: each[0])
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["all there", "gaps"])
+@pytest.mark.parametrize("lengths", [(4,) * 6, (1, 2, 3, 5, 13), (16, 8)], ids=str)
+def test_a_stretch_gives_what_its_instants_give_bit_for_bit(gaps: bool, lengths: tuple[int, ...]) -> None:
+    group = load_rules(data_path("rules", "scores.yaml"))
+    # Rules that read what is written later are the pareto front's, through the scorer, and never in a stretch.
+    scrapes = scraped(1, 5, gaps=gaps)
+    one, many = Database(retention_seconds=400.0), Database(retention_seconds=700.0)
+    for step in range(24):
+        for time, name, table, values, present in scrapes:
+            if time == 15.0 * step:
+                one.append(time, name, table, values, present=present, source="scrape")
+        group.evaluate(one, 15.0 * step + 4.0)
+    step = 0
+    for length in lengths:
+        for time, name, table, values, present in scrapes:
+            if 15.0 * step <= time < 15.0 * (step + length):
+                many.append(time, name, table, values, present=present, source="scrape")
+        group.evaluate_stretch(many, [15.0 * number + 4.0 for number in range(step, step + length)])
+        step += length
+    assert step == 24
+    compared = 0
+    for record in group.records:
+        for number in range(24):
+            wanted, found = (
+                Expression.compile(record).instant(db, 15.0 * number + 4.0).samples() for db in (one, many)
+            )
+            assert found == wanted
+            compared += len(wanted)
+    assert compared > 24 * 5 * 50
+
+
+def test_rules_that_read_the_instant_before_are_evaluated_one_by_one() -> None:
+    group = parse_rules(rules("count = (count or x * 0) + x"))
+    one, many = Database(), Database()
+    for step in range(4):
+        for database in (one, many):
+            database.append(15.0 * step, "x", NODES, np.array([1.0, 2.0, 3.0]))
+        group.evaluate(one, 15.0 * step)
+    group.evaluate_stretch(many, [15.0 * step for step in range(4)])
+    for database in (one, many):
+        assert Expression.compile("count").instant(database, 45.0).values.tolist() == [4.0, 8.0, 12.0]
 
 
 def test_series_that_a_rule_no_longer_yields_is_gone_at_once() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from labkit.errors import RuleError
 from labkit.promql.labels import Grouping
 from labkit.promql.summation import kahan_mean, kahan_sum
-from labkit.promql.vector import BoolArray, FloatArray, Vector
+from labkit.promql.vector import BoolArray, FloatArray, UnevenError, Vector
 from labkit.promql.windows import quantile_of_ranks
 
 __all__ = ["AGGREGATIONS", "largest", "quantile"]
@@ -26,15 +26,20 @@ def _spread(vector: Vector, groups: Grouping) -> tuple[FloatArray, BoolArray]:
     """Return values and presence by rank within the group, shape (n_ranks, n_groups) each."""
     members = groups.members
     values = vector.values[members]
+    belongs = members >= 0
+    if vector.is_stretch:
+        belongs = np.broadcast_to(belongs[..., np.newaxis], values.shape)
     if vector.present is None:
-        return values, members >= 0
+        return values, belongs
     present = vector.present[members]
-    return values, present if groups.even else present & (members >= 0)
+    return values, present if groups.even else present & belongs
 
 
 def aggregated(aggregation: Aggregation, vector: Vector, groups: Grouping) -> Vector:
     """Reduce each group of a vector to one sample; a group without samples has none."""
     if not len(groups.table):
+        if vector.is_stretch:
+            raise UnevenError
         return Vector(groups.table, np.zeros(0))
     values, present = _spread(vector, groups)
     counts = present.sum(axis=0)
@@ -120,6 +125,8 @@ def largest(k: float, vector: Vector, groups: Grouping, *, smallest: bool) -> Ve
     Between equal samples Prometheus' choice depends on the order in which its heap met them; here the first
     in the table's order is kept. NaN is kept only where nothing else is left.
     """
+    if vector.is_stretch:
+        raise UnevenError
     n_rows = len(vector.table)
     if np.isnan(k) or k >= 2.0**63:
         raise RuleError(f"wanted a number of samples to keep, found {k:g}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -20,9 +20,9 @@ from labkit.promql.functions import MATHS, label_replacer, power, rounded
 from labkit.promql.labels import NAME, LabelTable
 from labkit.promql.matching import Matching, Operation
 from labkit.promql.selector import Selector
-from labkit.promql.storage import Database, Family, Window, to_milliseconds
+from labkit.promql.storage import Database, Family, TimeArray, Window, to_milliseconds
 from labkit.promql.syntax import UnsupportedError, compile_pattern, match_operator, offset_of
-from labkit.promql.vector import EMPTY_VECTOR, BoolArray, FloatArray, Vector, both, joined, projected
+from labkit.promql.vector import EMPTY_VECTOR, BoolArray, FloatArray, UnevenError, Vector, both, joined, projected
 from labkit.promql.windows import KEEPS_NAME, WINDOW_FUNCTIONS, quantile_over_time
 
 __all__ = ["Compiler", "Frame", "Plan"]
@@ -30,16 +30,45 @@ __all__ = ["Compiler", "Frame", "Plan"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What an expression is evaluated against: a database at one instant."""
+    """What an expression is evaluated against: a database at one instant, or at each of a stretch.
+
+    Parameters
+    ----------
+    database : Database
+        Where samples come from.
+    time_ms : int
+        The instant; of a stretch, the first.
+    lookback_ms : int
+        How old the newest sample may be.
+    times_ms : TimeArray or None
+        Shape (n_instants,), increasing: the instants of a stretch. Vectors then have a row for each series and a
+        column for each instant, and what cannot be computed like this raises :class:`UnevenError`.
+    """
 
     database: Database
     time_ms: int
     lookback_ms: int
+    times_ms: TimeArray | None = None
 
     @staticmethod
     def at(database: Database, time_seconds: float) -> Frame:
         """Return the frame of an instant, which is kept to the millisecond."""
         return Frame(database, to_milliseconds(time_seconds), to_milliseconds(database.lookback_seconds))
+
+    @staticmethod
+    def over(database: Database, times_seconds: Sequence[float]) -> Frame:
+        """Return the frame of a stretch of instants."""
+        times = np.array([to_milliseconds(time) for time in times_seconds], dtype=np.int64)
+        return Frame(database, int(times[0]), to_milliseconds(database.lookback_seconds), times)
+
+    def constant(self, value: float) -> FloatArray:
+        """Return a value as that of the only series of a vector."""
+        return np.array([value]) if self.times_ms is None else np.full((1, len(self.times_ms)), value)
+
+    def refuse_stretch(self) -> None:
+        """Refuse a stretch, for what is not made for it."""
+        if self.times_ms is not None:
+            raise UnevenError
 
 
 VectorPlan: TypeAlias = Callable[[Frame], Vector]
@@ -162,6 +191,10 @@ class Compiler:
         offset_ms = to_milliseconds(selector.offset_seconds)
 
         def read(family: Family, frame: Frame) -> Vector:
+            if frame.times_ms is not None:
+                table, columns = selector.columns(family.table)
+                values = family.latest_each(frame.times_ms - offset_ms, frame.lookback_ms, columns)
+                return Vector(table, values, None, family.name)
             values, present = family.latest(frame.time_ms - offset_ms, frame.lookback_ms)
             if not selector.matchers:
                 return Vector(family.table, values, present, family.name)
@@ -177,6 +210,8 @@ class Compiler:
 
         def read_one(frame: Frame) -> Vector:
             family = frame.database.families.get(name)
+            if family is None:
+                frame.refuse_stretch()
             return EMPTY_VECTOR if family is None else read(family, frame)
 
         return read_one
@@ -189,9 +224,13 @@ class Compiler:
 
         def select(frame: Frame) -> list[tuple[Window | None, LabelTable, str]]:
             end = frame.time_ms - offset_ms
-            windows = []
+            windows: list[tuple[Window | None, LabelTable, str]] = []
             for family in selector.families(frame.database):
                 table, columns = selector.columns(family.table)
+                if frame.times_ms is not None:
+                    ends = frame.times_ms - offset_ms
+                    windows.append((family.window_each(ends - range_ms, ends, table, columns), table, family.name))
+                    continue
                 window = family.window(end - range_ms, end, table, columns)
                 windows.append((window, table, family.name))
             return windows
@@ -307,7 +346,7 @@ class Compiler:
             )
         match name:
             case "time":
-                return Plan(scalar=lambda frame: frame.time_ms / 1000)
+                return Plan(scalar=_time)
             case "quantile_over_time":
                 share = self._as_scalar(self.compile(arguments[0]))
                 window = self._as_window(self.compile(arguments[1]))
@@ -316,11 +355,11 @@ class Compiler:
                 )
             case "vector":
                 scalar = self._as_scalar(self.compile(arguments[0]))
-                return Plan(vector=lambda frame: Vector(NO_LABELS, np.array([scalar(frame)])))
+                return Plan(vector=lambda frame: Vector(NO_LABELS, frame.constant(scalar(frame))))
         vector = self._as_vector(self.compile(arguments[0]))
         match name:
             case "scalar":
-                return Plan(scalar=lambda frame: _only_value(vector(frame)))
+                return Plan(scalar=lambda frame: _only_value(frame, vector(frame)))
             case "label_replace":
                 return Plan(vector=self._label_replace(vector, arguments[1:]))
             case "round":
@@ -414,6 +453,7 @@ def _clamped(vector: VectorPlan, low: ScalarPlan, high: ScalarPlan) -> VectorPla
         found = vector(frame)
         lowest, highest = low(frame), high(frame)
         if highest < lowest:
+            frame.refuse_stretch()
             return EMPTY_VECTOR
         values = np.maximum(lowest, np.minimum(highest, found.values))
         return Vector(found.table, values, found.present).without_names()
@@ -437,13 +477,21 @@ def _over_window(
                 parts.append(Vector(table, np.zeros(len(table)), nothing, name))
             else:
                 parts.append(Vector(table, *function(frame, samples), name))
+        if not parts:
+            frame.refuse_stretch()
         vector = joined(parts)
         return vector if keeps_name else vector.without_names()
 
     return over
 
 
-def _only_value(vector: Vector) -> float:
+def _time(frame: Frame) -> float:
+    frame.refuse_stretch()
+    return frame.time_ms / 1000
+
+
+def _only_value(frame: Frame, vector: Vector) -> float:
+    frame.refuse_stretch()
     rows = np.flatnonzero(vector.mask())
     return float(vector.values[rows[0]]) if len(rows) == 1 else math.nan
 

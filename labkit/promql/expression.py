@@ -155,7 +155,7 @@ class Expression:
     def vector(self, frame: Frame) -> Vector:
         """Evaluate inside a frame; the result may share memory with the database."""
         if self._plan.scalar is not None:
-            return Vector(NO_LABELS, np.array([self._plan.scalar(frame)]))
+            return Vector(NO_LABELS, frame.constant(self._plan.scalar(frame)))
         assert self._plan.vector is not None
         return self._plan.vector(frame)
 

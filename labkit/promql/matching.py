@@ -188,9 +188,9 @@ def combine(operation: Operation, left: Vector, right: Vector, matching: Matchin
             return Vector(pairs.projection.table, values, present, name)
     n_pairs = len(pairs.projection.table) if pairs.projection.index is None else len(pairs.projection.index)
     if matched is not None and len(matched) != n_pairs:
-        matched = np.broadcast_to(matched, (n_pairs,))
+        matched = np.broadcast_to(matched, (n_pairs, *matched.shape[1:]))
     if len(values) != n_pairs:
-        values = np.broadcast_to(values, (n_pairs,))
+        values = np.broadcast_to(values, (n_pairs, *values.shape[1:]))
     if pairs.projection.index is not None:
         # Prometheus refuses equal results before it filters them.
         projected(Vector(many.table, values, matched), pairs.projection)
@@ -206,7 +206,7 @@ def intersect(left: Vector, right: Vector, matching: Matching) -> Vector:
 def subtract(left: Vector, right: Vector, matching: Matching) -> Vector:
     """Keep the samples of the left vector that match none of the right one (``unless``)."""
     met = _met(left, right, matching)
-    unmet = np.zeros(len(left.table), dtype=np.bool_) if met is None else ~met
+    unmet = np.zeros(left.values.shape, dtype=np.bool_) if met is None else ~met
     return Vector(left.table, left.values, both(left.present, unmet), left.name)
 
 
@@ -226,7 +226,7 @@ def unite(left: Vector, right: Vector, matching: Matching) -> Vector:
             values = np.where(left.present, left.values, right.values)
             return Vector(left.table, values, present, left.name)
     met = _met(right, left, matching)
-    dropped = np.zeros(len(right.table), dtype=np.bool_) if met is None else ~met
+    dropped = np.zeros(right.values.shape, dtype=np.bool_) if met is None else ~met
     right = Vector(right.table, right.values, both(right.present, dropped), right.name)
     union: Projection = left.table.remembered(
         ("union", right.table), lambda: project_rows((*left.table.rows, *right.table.rows))
@@ -241,10 +241,13 @@ def _met(left: Vector, right: Vector, matching: Matching) -> BoolArray | None:
     signatures = _signatures(left.table, right.table, matching)
     if signatures.aligned:
         return right.present
+    right.refuse_gaps()
     there = np.zeros(signatures.count, dtype=np.bool_)
     there[signatures.right if right.present is None else signatures.right[right.present]] = True
     met = there[signatures.left]
-    return None if met.all() else met
+    if met.all():
+        return None
+    return np.broadcast_to(met[:, np.newaxis], left.values.shape) if left.is_stretch else met
 
 
 def _is_empty(vector: Vector) -> bool:
@@ -258,6 +261,7 @@ def _taken(vector: Vector, rows: IntArray | None) -> tuple[FloatArray, BoolArray
 
 
 def _refuse_duplicates(one: Vector, ids: IntArray, count: int, matching: Matching) -> None:
+    one.refuse_gaps()
     there = ids if one.present is None else ids[one.present]
     times = np.bincount(there, minlength=count)
     if times.size and times.max() > 1:
@@ -272,6 +276,8 @@ def _refuse_duplicates(one: Vector, ids: IntArray, count: int, matching: Matchin
 
 
 def _refuse_many(many: Vector, many_ids: IntArray, one: Vector, one_ids: IntArray, count: int) -> None:
+    many.refuse_gaps()
+    one.refuse_gaps()
     there = np.zeros(count, dtype=np.bool_)
     there[one_ids if one.present is None else one_ids[one.present]] = True
     ids = many_ids if many.present is None else many_ids[many.present]

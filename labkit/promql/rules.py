@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from labkit.promql.labels import Labels, with_label
 from labkit.promql.selector import Selector
 from labkit.promql.storage import Database
 from labkit.promql.syntax import UnsupportedError
-from labkit.promql.vector import projected
+from labkit.promql.vector import UnevenError, projected
 from labkit.units import format_duration, parse_duration
 
 __all__ = ["Rule", "RuleFailure", "RuleGroup", "load_rules", "parse_rules"]
@@ -179,15 +180,67 @@ class RuleGroup:
                     failures.append(RuleFailure(rule.record, str(exc)))
         return tuple(failures)
 
+    def evaluate_stretch(self, database: Database, times_seconds: Sequence[float]) -> None:
+        """Do what :meth:`evaluate` would at one instant after the other, with the same results, at less cost.
+
+        Parameters
+        ----------
+        database : Database
+            Read and written; all that was scraped up to the last instant is there already.
+        times_seconds : sequence of float
+            Increasing.
+
+        Notes
+        -----
+        Each rule is evaluated at all instants before the next rule is, in arrays with a column per instant. That is
+        the same as long as no rule reads what it or a later one writes; other groups are evaluated instant by
+        instant, and so is a rule at instants that differ in more than their values.
+        """
+        if len(times_seconds) == 1 or not self._reads_only_what_precedes:
+            for time_seconds in times_seconds:
+                self.evaluate(database, time_seconds)
+            return
+        stretch = Frame.over(database, times_seconds)
+        with np.errstate(all="ignore"):
+            for number, rule in enumerate(self.rules):
+                source = f"rule {self.name} {number} {rule.record}"
+                try:
+                    self._evaluate(rule, source, stretch)
+                except (UnevenError, RuleError):
+                    for time_seconds in times_seconds:
+                        try:
+                            self._evaluate(rule, source, Frame.at(database, time_seconds))
+                        except RuleError as exc:
+                            logger.warning("%s: rule %s: %s", rule.place, rule.record, exc)
+
+    @cached_property
+    def _reads_only_what_precedes(self) -> bool:
+        """Whether no rule reads what it or a later rule writes: never the record of the instant before."""
+        return not any(
+            selector.matches_name(later.record) and not _excludes(selector, later.labels)
+            for number, rule in enumerate(self.rules)
+            for selector in rule.expression.selectors
+            for later in self.rules[number:]
+        )
+
     @staticmethod
     def _evaluate(rule: Rule, source: str, frame: Frame) -> None:
         vector = rule.expression.vector(frame).without_names()
         if rule.labels:
             key = ("labels", tuple(rule.labels.items()))
             vector = projected(vector, vector.table.projected(key, lambda row: _labelled(row, rule.labels)))
-        frame.database.family(rule.record).append(
-            frame.time_ms, vector.table, vector.values, vector.present, None, source
-        )
+        family = frame.database.family(rule.record)
+        if frame.times_ms is not None:
+            family.append_stretch(frame.times_ms, vector.table, vector.values, vector.present, source)
+        else:
+            family.append(frame.time_ms, vector.table, vector.values, vector.present, None, source)
+
+
+def _excludes(selector: Selector, labels: Mapping[str, str]) -> bool:
+    """Tell whether a selector wants another value of a label that a rule sets."""
+    return any(
+        operator == "=" and label in labels and labels[label] != value for label, operator, value in selector.matchers
+    )
 
 
 def _labelled(row: Labels, labels: Mapping[str, str]) -> Labels:

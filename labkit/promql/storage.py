@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labkit.promql.labels import LabelTable
-from labkit.promql.vector import BoolArray, FloatArray
+from labkit.promql.vector import BoolArray, FloatArray, UnevenError
 
 __all__ = ["DEFAULT_LOOKBACK_SECONDS", "Database", "Family", "Window"]
 
@@ -34,6 +34,13 @@ TimeArray = npt.NDArray[np.int64]
 StateArray = npt.NDArray[np.uint8]
 _Entries: TypeAlias = tuple[FloatArray, StateArray, TimeArray]
 """Values, states and times of the series' entries, shape (n_series,) each."""
+
+
+def _places(rows: Sequence[int], start: int) -> slice | list[int]:
+    """Return what selects rows of an array that begins at ``start``: a slice, which copies nothing, if it can be."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(start + rows[0], start + rows[-1] + 1)
+    return [start + row for row in rows]
 
 
 def to_milliseconds(seconds: float) -> int:
@@ -57,14 +64,24 @@ class Window:
         Shape (n_series,): how many samples each series has; None when all have n_ranks.
     start_ms, end_ms : int
         The range ``(start, end]``.
+
+    Notes
+    -----
+    Over a stretch of instants, each with its own range: ``values`` has the shape (n_ranks, n_series, n_instants),
+    ``times_ms`` (n_ranks, 1, n_instants), ``start_ms`` and ``end_ms`` (n_instants,), and all have n_ranks samples.
     """
 
     table: LabelTable
     values: FloatArray
     times_ms: TimeArray
     counts: IntArray | None
-    start_ms: int
-    end_ms: int
+    start_ms: int | TimeArray
+    end_ms: int | TimeArray
+
+    @property
+    def is_stretch(self) -> bool:
+        """Whether there are several instants."""
+        return self.values.ndim > 2
 
 
 class Family:
@@ -134,7 +151,46 @@ class Family:
                 # Only where nothing is missing may the next sample of the same series skip this.
                 self._given[source] = (table, present is None and bool(self._ever[source].sum() == len(table)))
         everything = present is None and stale is None and len(table) == len(self.table)
-        self._complete[-1] = everything or bool((state == _SAMPLE).all())
+        self._complete[row - self._start] = everything or bool((state == _SAMPLE).all())
+
+    def append_stretch(
+        self, times_ms: TimeArray, table: LabelTable, values: FloatArray, present: BoolArray | None, source: str
+    ) -> None:
+        """Append what :meth:`append` would at several instants, one after the other.
+
+        Parameters
+        ----------
+        times_ms : TimeArray
+            Shape (n_instants,), increasing.
+        table, source
+            As for :meth:`append`.
+        values : FloatArray
+            Shape (n_rows, n_instants).
+        present : BoolArray or None
+            Shape (n_rows, n_instants).
+        """
+        times: list[int] = times_ms.tolist()
+        if present is not None and present.all():
+            present = None
+        columns = self._columns.get(table)
+        if present is not None or columns is None or self._given.get(source) != (table, True):
+            for place, time_ms in enumerate(times):
+                there = None if present is None else present[:, place]
+                self.append(time_ms, table, values[:, place], there, None, source)
+            return
+        if self._start + len(self._times) + len(times) > len(self._values):
+            self._make_room(times[0], len(times))
+        first = self._row(times[0])
+        last = [self._row(time_ms) for time_ms in times[1:]][-1]
+        rows = slice(first, last + 1)
+        if last - first + 1 != len(times):
+            raise AssertionError(f"{self.name}: samples of the instants of a stretch lie between those")
+        self._newest_is_known = False
+        self._values[rows, columns] = values.T
+        self._state[rows, columns] = _SAMPLE
+        complete = len(table) == len(self.table)
+        for row in range(first, last + 1):
+            self._complete[row - self._start] = complete or bool((self._state[row] == _SAMPLE).all())
 
     def latest(self, time_ms: int, lookback_ms: int) -> tuple[FloatArray, BoolArray | None]:
         """Return each series' newest sample at an instant.
@@ -155,6 +211,58 @@ class Family:
         values, state, times = self._newest(last) if last == len(self._times) - 1 else self._newest_before(first, last)
         present = (state == _SAMPLE) & (times > time_ms - lookback_ms)
         return values, None if present.all() else present
+
+    def latest_each(self, times_ms: TimeArray, lookback_ms: int, columns: IntArray | None) -> FloatArray:
+        """Return chosen series' newest samples at several instants, shape (n_columns, n_instants).
+
+        Parameters
+        ----------
+        columns : IntArray or None
+            The series; None for all.
+
+        Raises
+        ------
+        UnevenError
+            If at some instant a series has no sample in the newest row.
+        """
+        rows = []
+        for time_ms in times_ms.tolist():
+            last = bisect_right(self._times, time_ms) - 1
+            if last < 0 or self._times[last] <= time_ms - lookback_ms:
+                raise UnevenError
+            rows.append(last)
+        self._refuse_gaps(rows, columns)
+        chosen = self._values[_places(rows, self._start)]
+        return (chosen if columns is None else chosen.take(columns, axis=1)).T
+
+    def window_each(
+        self, start_ms: TimeArray, end_ms: TimeArray, table: LabelTable, columns: IntArray | None
+    ) -> Window:
+        """Return :meth:`window` of several instants.
+
+        Raises
+        ------
+        UnevenError
+            If they differ in the number of samples, or a series lacks one.
+        """
+        firsts = [bisect_right(self._times, time_ms) for time_ms in start_ms.tolist()]
+        lasts = [bisect_right(self._times, time_ms) for time_ms in end_ms.tolist()]
+        ranks = lasts[0] - firsts[0]
+        if ranks < 1 or any(last - first != ranks for first, last in zip(firsts, lasts, strict=True)):
+            raise UnevenError
+        self._refuse_gaps(range(min(firsts), max(lasts)), columns)
+        rows = np.array(firsts) + np.arange(ranks)[:, np.newaxis]
+        times = np.array(self._times, dtype=np.int64)[rows][:, np.newaxis]
+        values = self._values[rows + self._start]
+        if columns is not None:
+            values = values.take(columns, axis=2)
+        return Window(table, values.transpose(0, 2, 1), times, None, start_ms, end_ms)
+
+    def _refuse_gaps(self, rows: Sequence[int], columns: IntArray | None) -> None:
+        if all(map(self._complete.__getitem__, rows)):
+            return
+        if columns is None or not (self._state[_places(rows, self._start)].take(columns, axis=1) == _SAMPLE).all():
+            raise UnevenError
 
     def window(self, start_ms: int, end_ms: int, table: LabelTable, columns: IntArray | None) -> Window | None:
         """Return the samples in ``(start, end]`` of chosen series, or None where there is none at all.
@@ -280,8 +388,12 @@ class Family:
     def _row(self, time_ms: int) -> int:
         """Return the array row of an instant, opening it if it is new."""
         if self._times and time_ms <= self._times[-1]:
-            if time_ms == self._times[-1]:
-                return self._start + len(self._times) - 1
+            row = bisect_right(self._times, time_ms) - 1
+            if row >= 0 and self._times[row] == time_ms:
+                if row < len(self._times) - 1:
+                    # What is known of the newest entries was gathered without this.
+                    self._newest_row = min(self._newest_row, self._dropped + row - 1)
+                return self._start + row
             raise ValueError(f"{self.name}: a sample at {time_ms} ms comes after one at {self._times[-1]} ms")
         if self._start + len(self._times) == len(self._values):
             self._make_room(time_ms)
@@ -291,7 +403,7 @@ class Family:
         self._complete.append(False)
         return row
 
-    def _make_room(self, time_ms: int) -> None:
+    def _make_room(self, time_ms: int, rows: int = 1) -> None:
         """Drop what is too old and copy the rest into new arrays; earlier views stay as they were."""
         dropped = 0
         if self._retention_ms is not None:
@@ -300,7 +412,7 @@ class Family:
         self._dropped += dropped
         self._times = self._times[dropped:]
         self._complete = self._complete[dropped:]
-        capacity = max(16, 2 * len(self._times))
+        capacity = max(16, 2 * len(self._times), len(self._times) + rows)
         values = np.zeros((capacity, len(self.table)))
         state = np.zeros((capacity, len(self.table)), dtype=np.uint8)
         values[: len(self._times)] = self._values[kept]

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from labkit.promql.vector import BoolArray, FloatArray
+from labkit.promql.vector import BoolArray, FloatArray, UnevenError
 
 __all__ = ["kahan_add", "kahan_mean", "kahan_sum"]
 
@@ -87,7 +87,12 @@ def kahan_mean(values: FloatArray, counts: FloatArray, present: BoolArray | None
     """
     total, error = _sums(values)
     mean = total / counts + error / counts
-    for column in np.flatnonzero(np.isinf(total) | np.isnan(total)):
+    odd = ~np.isfinite(total)
+    if not odd.any():
+        return mean
+    if total.ndim > 1:
+        raise UnevenError
+    for column in np.flatnonzero(odd):
         samples = values[:, column] if present is None else values[present[:, column], column]
         if samples.size:
             mean[column] = _incremental_mean(samples.tolist())

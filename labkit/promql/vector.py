@@ -10,14 +10,20 @@ import numpy.typing as npt
 from labkit.errors import RuleError
 from labkit.promql.labels import EMPTY_TABLE, LabelTable, Projection, text_of
 
-__all__ = ["BoolArray", "FloatArray", "Vector", "both", "concatenated", "joined", "projected"]
+__all__ = ["BoolArray", "FloatArray", "UnevenError", "Vector", "both", "concatenated", "joined", "projected"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 
+class UnevenError(Exception):
+    """The instants of a stretch differ in more than their values: they must be evaluated one by one."""
+
+
 class Vector:
-    """One instant of several series.
+    """One instant of several series, or a stretch of several instants at which the same series exist.
+
+    Over a stretch, ``values`` and ``present`` have the shape (n_rows, n_instants) in place of (n_rows,).
 
     Parameters
     ----------
@@ -41,7 +47,23 @@ class Vector:
 
     def mask(self) -> BoolArray:
         """Return which rows have a sample, shape (n_rows,)."""
-        return np.ones(len(self.table), dtype=np.bool_) if self.present is None else self.present
+        return np.ones(self.values.shape, dtype=np.bool_) if self.present is None else self.present
+
+    @property
+    def is_stretch(self) -> bool:
+        """Whether there are several instants."""
+        return self.values.ndim > 1
+
+    def refuse_gaps(self) -> None:
+        """Refuse a stretch of which some rows may be absent.
+
+        Raises
+        ------
+        UnevenError
+            If it is one.
+        """
+        if self.present is not None and self.values.ndim > 1:
+            raise UnevenError
 
     def samples(self) -> dict[tuple[tuple[str, str], ...], float]:
         """Return the present samples by label set, metric names included, in the table's order."""
@@ -94,13 +116,17 @@ def projected(vector: Vector, projection: Projection) -> Vector:
     index = projection.index
     if index is None:
         return Vector(projection.table, vector.values, vector.present, vector.name)
+    vector.refuse_gaps()
     rows = index if vector.present is None else index[vector.present]
     counts = np.bincount(rows, minlength=len(projection.table))
     if counts.size and counts.max() > 1:
         twice = projection.table.rows[int(np.argmax(counts))]
         raise RuleError(f"vector cannot contain metrics with the same labelset: {text_of(twice)} appears twice")
-    values = np.zeros(len(projection.table))
+    values = np.zeros((len(projection.table), *vector.values.shape[1:]))
     values[rows] = vector.values if vector.present is None else vector.values[vector.present]
+    if vector.is_stretch:
+        # Every row of the new table comes from one of the old, and all of those are there.
+        return Vector(projection.table, values, None, vector.name)
     return Vector(projection.table, values, counts > 0, vector.name)
 
 
@@ -112,13 +138,18 @@ def concatenated(left: Vector, right: Vector, union: Projection) -> Vector:
     """
     n_left = len(left.table)
     n_rows = len(union.table)
-    values = np.zeros(n_rows)
-    present = np.zeros(n_rows, dtype=np.bool_)
+    values = np.zeros((n_rows, *left.values.shape[1:]))
+    present = np.zeros(values.shape, dtype=np.bool_)
     index = union.index
     to_right = np.arange(n_left, n_left + len(right.table)) if index is None else index[n_left:]
     taken = right.mask()
-    values[to_right[taken]] = right.values[taken]
-    present[to_right[taken]] = True
+    if taken.all():
+        values[to_right] = right.values
+        present[to_right] = True
+    else:
+        right.refuse_gaps()
+        values[to_right[taken]] = right.values[taken]
+        present[to_right[taken]] = True
     # The left side's rows come first in the union and are distinct: they keep their places.
     if left.present is None:
         values[:n_left] = left.values
@@ -140,6 +171,8 @@ def joined(parts: list[Vector]) -> Vector:
     table: LabelTable = tables[0].remembered(
         ("joined", tables[1:]), lambda: LabelTable.of(row for table in tables for row in table.rows)
     )
+    for part in parts:
+        part.refuse_gaps()
     present = None
     if any(part.present is not None for part in parts):
         present = np.concatenate([part.mask() for part in parts])

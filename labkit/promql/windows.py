@@ -13,7 +13,7 @@ import numpy as np
 
 from labkit.promql.storage import IntArray, TimeArray, Window
 from labkit.promql.summation import kahan_add, kahan_mean, kahan_sum
-from labkit.promql.vector import BoolArray, FloatArray
+from labkit.promql.vector import BoolArray, FloatArray, UnevenError
 
 __all__ = ["KEEPS_NAME", "WINDOW_FUNCTIONS", "quantile_over_time"]
 
@@ -29,7 +29,7 @@ KEEPS_NAME: Final = frozenset({"last_over_time"})
 def _lengths(window: Window) -> IntArray:
     if window.counts is not None:
         return window.counts
-    return np.full(len(window.table), len(window.values), dtype=np.intp)
+    return np.full(window.values.shape[1:], len(window.values), dtype=np.intp)
 
 
 def _valid(window: Window) -> BoolArray | None:
@@ -73,6 +73,8 @@ def _extrapolated(window: Window, *, counter: bool, per_second: bool) -> tuple[F
     """
     ranks = len(window.values)
     if ranks < 2:
+        if window.is_stretch:
+            raise UnevenError
         return np.zeros(len(window.table)), np.zeros(len(window.table), dtype=np.bool_)
     first = window.values[0]
     last, last_ms = _last(window)
@@ -83,6 +85,8 @@ def _extrapolated(window: Window, *, counter: bool, per_second: bool) -> tuple[F
         if counts is not None:
             reset &= np.arange(1, ranks)[:, np.newaxis] < counts
         if reset.any():
+            if window.is_stretch:
+                raise UnevenError
             for rank in np.flatnonzero(reset.any(axis=1)):
                 grown = np.where(reset[rank], grown + window.values[rank], grown)
     sampled = (last_ms - window.times_ms[0]) / 1000
@@ -144,7 +148,7 @@ def _last_over_time(window: Window) -> tuple[FloatArray, BoolArray | None]:
 
 def _stddev_over_time(window: Window) -> tuple[FloatArray, BoolArray | None]:
     """Return the population standard deviation by Welford's recurrence with compensation."""
-    zeros = np.zeros(len(window.table))
+    zeros = np.zeros(window.values.shape[1:])
     mean, mean_error, squares, squares_error = zeros, zeros, zeros, zeros
     valid = _valid(window)
     for rank, sample in enumerate(window.values):
@@ -189,6 +193,8 @@ def quantile_of_ranks(share: float, values: FloatArray, counts: IntArray) -> Flo
     counts : IntArray
         Shape (n_columns,): how many samples each column has. A column without any gets a meaningless value.
     """
+    if values.ndim > 2:
+        raise UnevenError
     if np.isnan(share) or share < 0 or share > 1:
         outside = np.nan if np.isnan(share) else np.copysign(np.inf, share - 0.5)
         return np.full(values.shape[1], outside)

@@ -51,7 +51,10 @@ class Scores(Protocol):
         """Take a scrape in."""
 
     def evaluate(self, time_seconds: float) -> None:
-        """Evaluate the rules."""
+        """Evaluate the rules at an instant, now or before they are asked for."""
+
+    def settle(self) -> None:
+        """Do and record the evaluations that were put off."""
 
     def scores(self, time_seconds: float) -> tuple[FloatArray, BoolArray]:
         """Return the scores of an instant and which nodes have one."""
@@ -133,7 +136,6 @@ class Engine:
                 self.scores.scrape(sample, self.descheduler.counts)
             elif kind == Kind.EVALUATION:
                 self.scores.evaluate(time)
-                self.recorder.evaluation(time, *self.scores.scores(time))
             elif kind == Kind.CYCLE:
                 self._cycle(time)
             elif tainter is not None:
@@ -141,6 +143,7 @@ class Engine:
             following = self._following(kind, time)
             if following < math.inf:
                 heapq.heappush(queue, (following, kind, 0))
+        self.scores.settle()
         self.fleet.advance(self.duration_seconds)
 
     def _cycle(self, time: float) -> None:

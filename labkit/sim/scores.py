@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import yaml
@@ -14,6 +15,10 @@ from labkit.names import DIMENSIONS, NODE_LABEL
 from labkit.promql import Database, Expression, LabelTable, RuleGroup, load_rules, parse_rules
 from labkit.scoring import FORM_RECORDS, SCORER_METRIC, Algorithm, Form
 from labkit.sim.metrics import EVICTIONS_METRIC, NodeFamilies, Sample, write_evictions
+
+STRETCH: Final = 16
+STRETCH_SECONDS: Final = 240.0
+"""Evaluations are put off until there are so many, or until the first of them is so long ago."""
 
 Evictions = Mapping[tuple[str, str], int]
 
@@ -84,28 +89,47 @@ class ScoreLoop:
         Whose record the descheduler asks for.
     node_names : sequence of str
         All nodes, in the order of the arrays.
+    record : callable
+        Told the time of each evaluation, the scores after it, and which nodes have one.
+
+    Notes
+    -----
+    Nothing depends on a score before somebody asks for one: evaluations are put off until then, to be done together.
     """
 
-    def __init__(self, algorithm: Algorithm, node_names: Sequence[str]) -> None:
-        record = algorithm.record
+    def __init__(
+        self, algorithm: Algorithm, node_names: Sequence[str], record: Callable[[float, FloatArray, BoolArray], None]
+    ) -> None:
+        self._record = record
+        wanted = algorithm.record
         every = rules_with(algorithm)
-        group = every.needed_for(record)
+        group = every.needed_for(wanted)
         self._scorer: Scorer | None = None
         if algorithm.computed_by == "scorer":
             forms = [form for form, name in algorithm.records.items() if name in group.records]
-            group = every.needed_for(record, *(name for form in forms for name in FORM_RECORDS[form].values()))
+            group = every.needed_for(wanted, *(name for form in forms for name in FORM_RECORDS[form].values()))
             self._scorer = Scorer(algorithm, forms)
         self._group = group
         inputs = group.inputs
         self._families = NodeFamilies(node_names, inputs)
         self._wants_evictions = any(selector.matches_name(EVICTIONS_METRIC) for selector in inputs)
-        self._database = Database(retention_seconds=group.history_seconds() + 60.0)
-        self._score = Expression.compile(record)
+        self._database = Database(retention_seconds=group.history_seconds() + 60.0 + STRETCH_SECONDS)
+        self._score = Expression.compile(wanted)
+        # The scorer's scrapes read records, the descheduler's counter gains series while it is scraped, and a rule
+        # that looks ahead must not find what is not there yet.
+        ahead = any(selector.offset_seconds < 0 for rule in group.rules for selector in rule.expression.selectors)
+        self._at_once = self._scorer is not None or self._wants_evictions or ahead
+        self._everywhere = True
+        self._due: list[float] = []
         self._number = {name: number for number, name in enumerate(node_names)}
         self._places: dict[LabelTable, FloatArray] = {}
 
     def scrape(self, sample: Sample, evictions: Evictions) -> None:
         """Write what Prometheus reads at a scrape."""
+        # Where nodes are missing, instants differ in more than their values, and the latest one is found soonest.
+        self._everywhere = bool(sample.ready.all())
+        if self._due and (sample.time_seconds - self._due[0] >= STRETCH_SECONDS or not self._everywhere):
+            self.settle()
         self._families.write(self._database, sample)
         if self._wants_evictions:
             write_evictions(self._database, sample.time_seconds, evictions)
@@ -113,11 +137,25 @@ class ScoreLoop:
             self._scorer.write(self._database, sample.time_seconds)
 
     def evaluate(self, time_seconds: float) -> None:
-        """Evaluate the rules."""
-        self._group.evaluate(self._database, time_seconds)
+        """Evaluate the rules at an instant, now or before they are asked for."""
+        self._due.append(time_seconds)
+        if self._at_once or not self._everywhere or len(self._due) == STRETCH:
+            self.settle()
+
+    def settle(self) -> None:
+        """Do the evaluations that were put off."""
+        due, self._due = self._due, []
+        if due:
+            self._group.evaluate_stretch(self._database, due)
+            for time_seconds in due:
+                self._record(time_seconds, *self._answer(time_seconds))
 
     def scores(self, time_seconds: float) -> tuple[FloatArray, BoolArray]:
         """Answer the descheduler's query: values and which nodes have one, shape (n_nodes,) each."""
+        self.settle()
+        return self._answer(time_seconds)
+
+    def _answer(self, time_seconds: float) -> tuple[FloatArray, BoolArray]:
         vector = self._score.instant(self._database, time_seconds)
         values, present = np.zeros(len(self._number)), np.zeros(len(self._number), dtype=np.bool_)
         places = self._places.get(vector.table)

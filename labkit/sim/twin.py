@@ -96,7 +96,7 @@ def run(
     descheduler = Descheduler(fleet, movement, settings, rng, tempo, machine.request_seconds)
     movement.on_pod_gone = descheduler.pod_gone
     recorder = Recorder(len(fleet.nodes), duration, settings.evaluation_interval_seconds)
-    loop = ScoreLoop(scored_by, fleet.node_names)
+    loop = ScoreLoop(scored_by, fleet.node_names, recorder.evaluation)
     answer = _random_scores(fleet, used_seed, chance) if algorithm == "random" else loop.scores
     engine = Engine(
         expansion=expansion,
