@@ -306,7 +306,8 @@ def _scenarios(entries: Sequence[str], path: Path, known: Collection[str], sourc
 
 
 def _near(entry: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(entry, list(known), n=3)
+    close = [name for name in known if len(entry) > 2 and entry in name][:3]
+    close = close or difflib.get_close_matches(entry, list(known), n=3)
     return f" such as {', '.join(close or list(known)[:3])}" if known else ""
 
 

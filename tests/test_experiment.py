@@ -156,3 +156,10 @@ def test_the_shipped_experiments_expand(path: Path) -> None:
     experiment = exp.load(path, algorithms=scoring.names(), scenarios=scenario_names())
     assert path.read_text().startswith("# ")
     assert exp.expand(experiment)
+
+
+def test_part_of_a_name_is_recognised(tmp_path: Path) -> None:
+    text = "question: x\nbackend: sim\nduration: 5m\nmatrix: {algorithm: [amplified_k], scenario: [churn], seed: [1]}"
+    for slip, hint in (("ideal_point", "ideal_point_positive_distance"), ("ippd_k3", "linear_amplified_ippd_k3")):
+        with pytest.raises(ExperimentError, match=f"wanted an algorithm such as {hint}, found '{slip}'"):
+            load(tmp_path, text.replace("amplified_k", slip))

@@ -240,6 +240,16 @@ def test_jupyterlab_in_a_browser_shows_the_view_and_takes_wishes(page: Page, tmp
         " && document.querySelector('.labkit-message').textContent === ''"
     )
     wait_until(lambda: page.value(switched), timeout_seconds=60, poll_seconds=0.5, what="the switch")
+    last = (
+        "(() => { const p = document.querySelectorAll('.labkit-view svg')[1].querySelectorAll('polyline')[2].points;"
+        " return p[p.length - 1].y; })()"
+    )
+    idle = page.value(last)
+    page.value(
+        "(() => { const v = document.querySelector('.labkit-vm'); v.value = 'node:kwok-node-3';"
+        " const l = document.querySelector('.labkit-load'); l.value = 1; l.dispatchEvent(new Event('change')); })()"
+    )
+    wait_until(lambda: page.value(last) < idle - 5, timeout_seconds=60, poll_seconds=0.5, what="the node's load")
     picture = page.call("Page.captureScreenshot", format="png")["data"]
     (tmp_path / "view.png").write_bytes(base64.b64decode(picture))
     assert not page.errors
