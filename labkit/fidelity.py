@@ -569,9 +569,14 @@ def as_json(found: Fidelity) -> str:
 
 
 def markdown(found: Fidelity) -> str:
-    """Return the comparison as Markdown: sentences, one table per scenario and metric, rank correlations."""
+    """Return the comparison as Markdown: sentences and tables."""
+    return "\n".join([*(f"- {sentence}" for sentence in found.sentences()), "", tables(found)])
+
+
+def tables(found: Fidelity) -> str:
+    """Return one table per scenario and metric, and one of rank correlations, as Markdown."""
     one, other = found.sides
-    lines = [*(f"- {sentence}" for sentence in found.sentences()), ""]
+    lines: list[str] = []
     for scenario in found.scenarios:
         for metric in METRICS:
             unit = get(metric).unit

@@ -54,7 +54,9 @@ def test_notebook_runs_on_the_twin(path: Path, tmp_path: Path) -> None:
         cwd=str(tmp_path), config=Config({"KernelManager": {"transport": "ipc", "ip": str(tmp_path / "k")}}),
     )  # fmt: skip
     shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output.get("data", {}) for output in shown)
+    for cell in executed.cells:
+        pictures = ["image/png" in output.get("data", {}) for output in cell.get("outputs", [])]
+        assert any(pictures) == ("plt.subplots" in cell.source), cell.source
     assert not [output for output in shown if output.output_type == "error"]
     if path.stem == "06-fidelity":
         assert {each.stem for each in (tmp_path / "run" / "figures").iterdir()} == {"agreement", "ranks"}

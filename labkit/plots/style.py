@@ -86,29 +86,37 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 @contextmanager
 def lab_style() -> Iterator[None]:
     """Apply the lab's look to what is drawn inside: quiet grid, no frame, text that can be read at notebook width."""
-    with mpl.rc_context(
-        {
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": "#666666",
-            "axes.labelcolor": INK,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#e3e3e3",
-            "grid.linewidth": 0.7,
-            "lines.linewidth": 1.8,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-            "figure.dpi": 100,
-            "savefig.dpi": 140,
-            "figure.facecolor": "white",
-        }
-    ):
-        yield
+    interactive = mpl.is_interactive()
+    try:
+        with mpl.rc_context(
+            {
+                "font.size": 10,
+                "axes.titlesize": 11,
+                "axes.titleweight": "bold",
+                "axes.titlelocation": "left",
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.edgecolor": "#666666",
+                "axes.labelcolor": INK,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "grid.color": "#e3e3e3",
+                "grid.linewidth": 0.7,
+                "lines.linewidth": 1.8,
+                "legend.frameon": False,
+                "legend.fontsize": 9,
+                "figure.dpi": 100,
+                "savefig.dpi": 140,
+                "figure.facecolor": "white",
+            }
+        ):
+            try:
+                yield
+            finally:
+                interactive = mpl.is_interactive()
+    finally:
+        # A notebook's backend turns this on at the first figure, which is inside; without it no later one is shown.
+        mpl.interactive(interactive)
 
 
 def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
