@@ -22,15 +22,19 @@ class Row:
         Unit of the values.
     goal : float or None
         What was aimed at, in the same unit.
+    more_is_better : bool
+        For rates: the best value is the largest.
     """
 
     what: str
     values: tuple[float, ...]
     unit: str = "s"
     goal: float | None = None
+    more_is_better: bool = False
 
     def __str__(self) -> str:
-        best, median = min(self.values), statistics.median(self.values)
+        best = max(self.values) if self.more_is_better else min(self.values)
+        median = statistics.median(self.values)
         text = f"median {median:10.4g} {self.unit}  (best {best:.4g}, n = {len(self.values)})"
         return text if self.goal is None else f"{text}  goal {self.goal:g}"
 

@@ -36,7 +36,7 @@ def measure() -> list[Row]:
     seconds = repeated(lambda: play(big), 3)
     rows.append(Row("1,000 nodes, 20,000 VMs", seconds, goal=LARGE_GOAL_SECONDS))
     updates = tuple(20_000 * STEPS_PER_HOUR / value / 1e6 for value in seconds)
-    rows.append(Row("  VM updates", updates, unit="million/s", goal=UPDATES_GOAL / 1e6))
+    rows.append(Row("  VM updates", updates, unit="million/s", goal=UPDATES_GOAL / 1e6, more_is_better=True))
     rows.append(Row("  node tables, made and written as Parquet", (tables_seconds(big),), goal=TABLES_GOAL_SECONDS))
     rows.append(Row("  memory of the process, peak", (peak_gib(),), unit="GiB", goal=MEMORY_GOAL_GIB))
     rows += growth("nodes, 20 VMs each", (125, 250, 500, 1000), lambda n: large(n, 20 * n))
