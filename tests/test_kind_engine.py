@@ -159,7 +159,7 @@ def test_unanswered_daemon_is_named_where_the_user_named_it(write: Write, enviro
     [
         (podman(cgroupVersion="v1"), r"cgroup v2 for podman without root, found v1"),
         (podman(cgroupControllers=["memory", "pids"]), r"found cpu not delegated"),
-        (podman(idMappings={"uidmap": FULL_MAP[:1], "gidmap": FULL_MAP}), r"65536 ids in /etc/subuid.*found 1: .*subuids"),
+        (podman(idMappings={"uidmap": FULL_MAP[:1], "gidmap": FULL_MAP}), r"65536 ids in /etc/subuid.*found 1: "),
         (podman(idMappings={"uidmap": FULL_MAP, "gidmap": FULL_MAP[:1]}), r"/etc/subgid.*--add-subgids"),
         (podman(version="3.4.4"), r"wanted podman 4\.0 or newer, found 3\.4\.4"),
         ("echo 'Cannot connect to Podman. Please verify your connection' >&2; exit 125", "podman machine start"),
