@@ -410,27 +410,36 @@ def _production(
 def _minute_loads(history: History) -> list[FloatArray]:
     """Return the raw one-minute loads at every instant, shape (n_nodes, 4), NaN where there is none."""
     times = history.times_seconds
-    counters = [history.counter(column) for column in range(4)]
+    counters, busy = [history.counter(column) for column in range(4)], history.busy()
     loads = []
     for instant in range(len(times)):
         load = np.full((len(history.nodes), 4), np.nan)
         past = times[: instant + 1]
         for node in range(len(history.nodes)):
+            samples = [counter[: instant + 1, node] for counter in counters]
+            idle = increase(past, samples[0], WINDOW_SECONDS)
+            working = increase(past, busy[: instant + 1, node], WINDOW_SECONDS)
+            seen = 0.0 if idle is None or working is None else idle + working
             for column, dimension in enumerate(DIMENSIONS):
-                samples = counters[column][: instant + 1, node]
                 if dimension == "memory_usage":
-                    window = samples[past > past[-1] - WINDOW_SECONDS]
+                    window = samples[column][past > past[-1] - WINDOW_SECONDS]
                     window = window[~np.isnan(window)]
                     value = 1.0 - float(window.mean()) / MEMORY_BYTES if len(window) else None
                 else:
-                    added = increase(past, samples, WINDOW_SECONDS)
-                    value = None if added is None else added / WINDOW_SECONDS
+                    value = _share(
+                        idle if dimension == "cpu_usage" else increase(past, samples[column], WINDOW_SECONDS), seen
+                    )
                     if value is not None and dimension == "cpu_usage":
                         value = 1.0 - value
                 if value is not None:
                     load[node, column] = min(max(value, 0.0), 1.0)
         loads.append(load)
     return loads
+
+
+def _share(grown_seconds: float | None, seen_seconds: float) -> float | None:
+    """Return how much of the time that a node's CPU counters tell of another counter grew; None where none passed."""
+    return None if grown_seconds is None or seen_seconds <= 0.0 else grown_seconds / seen_seconds
 
 
 def increase(times: FloatArray, values: FloatArray, window_seconds: float) -> float | None:

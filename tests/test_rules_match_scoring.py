@@ -22,7 +22,7 @@ from labkit.model import Snapshot
 from labkit.names import BASE_RECORDS, DIMENSIONS, MINUTE_RECORDS
 from labkit.promql import Database, Expression, LabelTable, Rule, RuleGroup, load_rules
 from labkit.scoring import BUILT_IN, FORMS, NINETEEN
-from labkit.scoring.history import GAUGES, History, Series
+from labkit.scoring.history import GAUGES, History, Series, gated
 from labkit.scoring.pareto import pareto_front
 
 RULES = data_path("rules", "scores.yaml")
@@ -303,6 +303,21 @@ def test_equal_nodes_through_the_rules(load: tuple[float, ...], nodes: int) -> N
             assert len(values) == nodes
             assert len(set(values.values())) == 1
             assert all(0.0 <= value <= 1.0 for value in values.values())
+
+
+def test_missing_scrapes_never_change_what_a_steady_load_looks_like() -> None:
+    nodes = Snapshot.of(["idle", "busy", "hot"], [(0.1, 0.01, 0.4, 0.0), (0.6, 0.05, 0.6, 0.1), (0.9, 0.2, 0.8, 0.15)])
+    history = History.constant(nodes, duration_seconds=600, step_seconds=15)
+    scraped = np.ones(history.load_ratio.shape, dtype=np.bool_)
+    scraped[6:14] = False  # Prometheus and the exporter away for two minutes
+    scraped[20] = scraped[24] = scraped[25] = scraped[27] = False
+    scraped[:30, 2] = False  # a node that joins late
+    found = agreement.compiled(replace(history, scraped=scraped), GROUP)
+    for column, dimension in enumerate(DIMENSIONS):
+        values = [value for each in found for value in each[MINUTE_RECORDS[dimension]].items()]
+        assert {node for node, _ in values} == set(nodes.nodes)
+        for node, value in values:
+            assert value == pytest.approx(gated(nodes).load_ratio[nodes.nodes.index(node), column], abs=1e-9)
 
 
 def test_cluster_without_nodes_has_no_scores() -> None:

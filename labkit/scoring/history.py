@@ -25,8 +25,10 @@ GAUGES: Final[Mapping[str, str]] = {
     "memory_pressure": "node_memory_pressure_psi",
 }
 """The exporter's gauge of each dimension."""
+_CPU_USAGE: Final = DIMENSIONS.index("cpu_usage")
+_CPU_SECONDS: Final = "node_cpu_seconds_total"
 _COUNTERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
-    "cpu_usage": ("node_cpu_seconds_total", {"mode": "idle"}),
+    "cpu_usage": (_CPU_SECONDS, {"mode": "idle"}),
     "cpu_pressure": ("node_pressure_cpu_waiting_seconds_total", {}),
     "memory_usage": ("node_memory_MemAvailable_bytes", {}),
     "memory_pressure": ("node_pressure_memory_waiting_seconds_total", {}),
@@ -108,13 +110,20 @@ class History:
         ratio = self.load_ratio[:, :, dimension]
         if DIMENSIONS[dimension] == "memory_usage":
             return self._seen(MEMORY_BYTES * (1.0 - ratio), dimension)
-        passed = 1.0 - ratio if DIMENSIONS[dimension] == "cpu_usage" else ratio
-        total = np.zeros_like(passed)
-        for instant in range(1, len(passed)):
-            total[instant] = total[instant - 1] + passed[instant - 1] * self.step_seconds
+        return self._seen(self._counted(1.0 - ratio if DIMENSIONS[dimension] == "cpu_usage" else ratio), dimension)
+
+    def busy(self) -> FloatArray:
+        """Return the seconds in which the CPU was not idle, shape (n_times, n_nodes); they come with the idle ones."""
+        return self._seen(self._counted(self.load_ratio[:, :, _CPU_USAGE]), _CPU_USAGE)
+
+    def _counted(self, ratio: FloatArray) -> FloatArray:
+        """Return what a counter of these shares of each second shows."""
+        total = np.zeros_like(ratio)
+        for instant in range(1, len(ratio)):
+            total[instant] = total[instant - 1] + ratio[instant - 1] * self.step_seconds
             if self.restarts is not None:
                 total[instant, self.restarts[instant]] = 0.0
-        return self._seen(total, dimension)
+        return total
 
     def _seen(self, values: FloatArray, dimension: int) -> FloatArray:
         return values if self.scraped is None else np.where(self.scraped[:, :, dimension], values, np.nan)
@@ -130,8 +139,10 @@ class History:
                 of_node = {NODE_LABEL: node, "node": node}
                 yield Series({"__name__": GAUGES[dimension], **of_node}, gauge[:, index])
                 yield Series({"__name__": name, **of_node, **labels}, counter[:, index])
+        busy = self.busy()
         for index, node in enumerate(self.nodes):
             of_node = {NODE_LABEL: node, "node": node}
+            yield Series({"__name__": _CPU_SECONDS, **of_node, "mode": "user"}, busy[:, index])
             unit = {"resource": "memory", "unit": "byte"}
             yield Series({"__name__": "kube_node_status_allocatable", **of_node, **unit}, memory)
             yield Series({"__name__": "kube_node_role", **of_node, "role": "worker"}, one)
