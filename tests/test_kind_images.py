@@ -231,8 +231,8 @@ def test_build_needs_no_network_and_gives_readable_files(
     images.ensure(engine, LabConfig(), say=print, settings=Settings(own=own))
     (build,) = calls(tmp_path, "build")
     assert build.startswith("build --network none ")
-    assert (tmp_path / "built/root/usr/local/bin/descheduler").stat().st_mode & 0o777 == 0o755
-    assert (tmp_path / "built/root/tmp").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "built" / "root" / "usr/local/bin/descheduler").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "built" / "root" / "tmp").stat().st_mode & 0o7777 == 0o1777
 
 
 def test_own_image_is_pulled_once_and_used_as_it_is(

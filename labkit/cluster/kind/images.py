@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,9 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
-NOT_FOR_SERVICES: Final = ("cli", "cluster", "lab.py", "plots", "report.py", "results.py", "runner", "sim")
+NOT_FOR_SERVICES: Final = (
+    "cli", "cluster", "fidelity.py", "lab", "live.py", "plots", "report.py", "results.py", "runner", "sim",
+)  # fmt: skip
 """Parts of labkit that services may not import (pyproject.toml holds them to it), so a change there builds nothing."""
 _DIGEST_LENGTH: Final = 12
 _LOADERS: Final = (b"/ld-linux", b"/ld-musl")
@@ -240,7 +243,7 @@ def _services(base: str, promtool: Path) -> Recipe:
     folder = data_path("k8s", "images", "services")
     files = {"promtool": promtool}
     for package in ("labkit", "services"):
-        root = data_path(package)
+        root = _folder(package)
         skipped = NOT_FOR_SERVICES if package == "labkit" else ()
         files |= {
             f"app/{package}/{path.relative_to(root).as_posix()}": path
@@ -282,6 +285,14 @@ def _program(found: Mapping[str, Path], name: str) -> Path:
             f"{path}: build it with CGO_ENABLED=0, or leave --tools and LABKIT_TOOLS out"
         )
     return path
+
+
+def _folder(package: str) -> Path:
+    """Return where a package of this installation lies."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise ClusterError(f"wanted the package {package} for the services' image, found none: install labkit again")
+    return Path(found.origin).parent
 
 
 def _sources(folder: Path) -> Iterator[Path]:
