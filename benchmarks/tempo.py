@@ -16,7 +16,8 @@ from benchmarks._rows import Row
 from labkit import Lab, cluster
 from labkit.analysis.alignment import Recording, align
 from labkit.cluster import LabConfig
-from labkit.names import EVALUATION_INTERVAL_SECONDS, SCRAPE_INTERVAL_SECONDS
+from labkit.lab.evaluations import evaluations
+from labkit.names import SCRAPE_INTERVAL_SECONDS
 from labkit.scoring import Form, get
 
 TITLE = "Largest difference of weighted_average between tempos in lab time, after the best shift of up to 15 s"
@@ -28,8 +29,6 @@ FORMS: Final[tuple[Form, ...]] = ("score", "avg1m")
 STEPS: Final = {"CPU": "node-1", "CPU across 70 %": "node-2", "memory": "node-3"}
 GOAL: Final = 0.02
 PHASES: Final = ("scrape_phase_seconds", "rule_lag_seconds")
-JUST_AFTER_SECONDS: Final = 0.5
-"""Lab seconds; Prometheus knows its evaluations to the millisecond only."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,3 @@ def play(tempo: int) -> Played:
             return Played(recordings, run.timing)
     finally:
         cluster.down(name)
-
-
-def evaluations(lab: Lab, record: str) -> Recording:
-    """Return a record at the very instants at which its rule was evaluated, since lab time 0."""
-    now = lab.query(f"time() - max(timestamp({record}))")
-    evaluated = float(now["time_seconds"].iloc[0]) - lab.tempo * float(now["value"].iloc[0])
-    phase = evaluated % EVALUATION_INTERVAL_SECONDS
-    frame = lab.query_range(record, start=phase + JUST_AFTER_SECONDS)
-    return Recording.of(frame.assign(time_seconds=frame["time_seconds"] - JUST_AFTER_SECONDS))

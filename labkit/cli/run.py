@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
     parser.add_argument("--duration", metavar="30m", help="lab time (default: the scenario's)")
-    parser.add_argument("--tempo", type=int, metavar="1..15", help="lab seconds per second (default: 15, on sim 1)")
+    parser.add_argument(
+        "--tempo",
+        type=int,
+        metavar="1..15",
+        help="lab seconds per second (default: that of the running lab, else 15; on sim 1)",
+    )
     parser.add_argument("--nodes", type=int, metavar="N", help="scale the scenario to so many nodes")
     parser.add_argument("--thresholds", metavar="LOW:HIGH", help="or a preset such as AsymmetricLow")
     parser.add_argument(
@@ -51,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
     spec = _spec(args)
     try:
-        with Lab(backend=spec.backend, tempo=spec.tempo, name=args.name) as lab:
+        # A lab that runs keeps its tempo, unless another one was asked for: then it says what to do.
+        asked = spec.tempo if spec.backend == "sim" else args.tempo
+        with Lab(backend=spec.backend, tempo=asked, name=args.name) as lab:
+            spec = replace(spec, tempo=lab.tempo)
             played = play(spec, lab, progress=_report if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
         _save_unfinished(spec, args.out, "interrupted", "interrupted by the user")
