@@ -218,6 +218,17 @@ def test_kind_on_path_is_taken_where_it_is_new_enough(write: Write, environ: dic
     assert program.find(environ) == program.Kind(path, "0.33.0")
 
 
+def test_kind_of_a_lab_is_the_one_that_its_link_leads_to(
+    write: Write, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write("kind", "echo 'kind v0.33.0 go1.26.7 linux/amd64'")
+    monkeypatch.setenv("LABKIT_STATE", str(tmp_path / "state"))
+    link = tmp_path / "state" / "lab" / "bin" / "kind"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    assert program.find({"PATH": f"{link.parent}:{environ['PATH']}"}).program == path
+
+
 def test_kind_that_is_too_old_is_refused_with_both_versions(write: Write, environ: dict[str, str]) -> None:
     write("kind", "echo 'kind v0.20.0 go1.20.5 linux/amd64'")
     with pytest.raises(ToolError, match=r"wanted kind 0\.32\.0 or newer, found 0\.20\.0 at .*go install sigs\.k8s\.io"):

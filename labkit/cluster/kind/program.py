@@ -15,7 +15,7 @@ from typing import Final
 
 from labkit import versions
 from labkit.cluster import toolbuild
-from labkit.cluster.config import cache_home
+from labkit.cluster.config import cache_home, state_home
 from labkit.cluster.kind.engine import version_numbers
 from labkit.errors import ToolError
 
@@ -59,7 +59,9 @@ def locate(environ: Mapping[str, str] = os.environ) -> Kind | None:
     on_path = shutil.which("kind", path=environ.get("PATH", os.defpath))
     if on_path is None:
         return None
-    return _checked(Path(on_path), f"'go install {PACKAGE_AT}', or take it off PATH and the lab builds its own")
+    return _checked(
+        _behind_lab(Path(on_path)), f"'go install {PACKAGE_AT}', or take it off PATH and the lab builds its own"
+    )
 
 
 def find(environ: Mapping[str, str] = os.environ, *, say: Callable[[str], None] | None = None) -> Kind:
@@ -83,6 +85,11 @@ def find(environ: Mapping[str, str] = os.environ, *, say: Callable[[str], None] 
 def built_program() -> Path:
     """Return where the lab keeps the kind that it built."""
     return cache_home() / "kind" / versions.KIND / "kind"
+
+
+def _behind_lab(program: Path) -> Path:
+    """Return what a lab's own link leads to: its folder is first after ``labkit env``, and must not link to itself."""
+    return program.readlink() if program.is_symlink() and program.is_relative_to(state_home()) else program
 
 
 def _checked(program: Path, advice: str) -> Kind:
