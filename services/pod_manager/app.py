@@ -256,7 +256,7 @@ class PodManager:
             now=now,
             tempo=self._copy_time.tempo,
             policy=self.policy.migration,
-            first_node=self._first_node(vm) if vm is not None and not pods else "",
+            first_node="" if vm is None or any(pod.vm_uid == vm.uid for pod in pods) else self._first_node(vm),
             lost_nodes=frozenset(node for node in nodes_of(pods) if self._is_lost(node)),
             target_made=migration is not None and self._targets_made.get(key) == migration.uid,
             copy=copy,

@@ -433,6 +433,23 @@ def test_the_first_pod_is_bound_where_the_vm_asks_and_later_ones_are_not() -> No
     assert world.status()["nodeName"] == "node-1"
 
 
+def test_a_vm_made_anew_gets_its_node_while_a_pod_of_its_namesake_is_still_going() -> None:
+    world = World()
+    obj = vm_object("web")
+    obj["metadata"]["annotations"] = {INITIAL_NODE_ANNOTATION: "node-3"}
+    world.kube.put(VIRTUAL_MACHINES, obj)
+    world.act()
+    [old] = world.pod_names()
+    world.kube.delete(VIRTUAL_MACHINES, "web", "default")
+    world.kube.change(PODS, old, {"metadata": {"deletionTimestamp": format_time(world.clock.now())}})
+    anew = vm_object("web")
+    anew["metadata"] |= {"uid": "anew", "annotations": {INITIAL_NODE_ANNOTATION: "node-3"}}
+    world.kube.put(VIRTUAL_MACHINES, anew)
+    world.act()
+    assert world.status()["nodeName"] == "node-3"
+    assert world.status()["podName"] != old
+
+
 def test_an_initial_node_that_does_not_exist_leaves_the_choice_to_the_scheduler() -> None:
     world = World()
     obj = vm_object("web")
