@@ -440,7 +440,7 @@ def test_a_vm_made_anew_gets_its_node_while_a_pod_of_its_namesake_is_still_going
     world.kube.put(VIRTUAL_MACHINES, obj)
     world.act()
     [old] = world.pod_names()
-    world.kube.delete(VIRTUAL_MACHINES, "web", "default")
+    world.kube.remove(VIRTUAL_MACHINES, "web")
     world.kube.change(PODS, old, {"metadata": {"deletionTimestamp": format_time(world.clock.now())}})
     anew = vm_object("web")
     anew["metadata"] |= {"uid": "anew", "annotations": {INITIAL_NODE_ANNOTATION: "node-3"}}
