@@ -16,7 +16,7 @@ import pytest
 
 from labkit import cluster
 from labkit.clock import wait_until
-from labkit.cluster import HEALTHY, LabConfig, RunningLab, local
+from labkit.cluster import HEALTHY, LabConfig, RunningLab, change
 from labkit.cluster.config import LabFolder, cache_home
 from labkit.cluster.local import supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
@@ -375,7 +375,9 @@ def test_pods_that_the_node_controller_gave_up_become_ready_again(new_lab: NewLa
     finally:
         os.kill(kwok, signal.SIGCONT)
     wait_until(ready, timeout_seconds=20, what="the pod to be Ready again")
-    assert is_ready(lab.kube.get(NODES, "kwok-node-1"))
+    wait_until(
+        lambda: is_ready(lab.kube.get(NODES, "kwok-node-1")), timeout_seconds=20, what="its node to be Ready again"
+    )
     assert lab.kube.get(PODS, "kept", "default")["metadata"]["uid"] == uid
 
 
@@ -438,7 +440,7 @@ def test_taken_port_is_named_with_its_holder_and_nothing_is_left() -> None:
 
 
 def test_lack_of_disk_is_one_clear_line_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MIN_FREE_GIB", 10.0**6)
+    monkeypatch.setattr(change, "MIN_FREE_GIB", 10.0**6)
     config = LabConfig(name="test-full", address="127.0.0.4")
     with pytest.raises(ClusterError, match=r"GiB of disk for the lab in .* LABKIT_STATE"):
         cluster.up(config)
