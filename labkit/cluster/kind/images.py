@@ -40,7 +40,9 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
-NOT_FOR_SERVICES: Final = ("cli", "cluster", "lab", "plots", "report.py", "results.py", "runner", "sim")
+NOT_FOR_SERVICES: Final = (
+    "cli", "cluster", "fidelity.py", "lab", "live.py", "plots", "report.py", "results.py", "runner", "sim",
+)  # fmt: skip
 """Parts of labkit that services may not import (pyproject.toml holds them to it), so a change there builds nothing."""
 _DIGEST_LENGTH: Final = 12
 _LOADERS: Final = (b"/ld-linux", b"/ld-musl")
