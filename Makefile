@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.labkit-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env tools up down status doctor lab experiment test test-unit test-live bench lint format lock update verify clean
+.PHONY: help env tools up down status doctor lab experiment test test-again test-unit test-live bench lint format lock update verify clean
 
 ## help: show the targets
 help:
@@ -65,6 +65,10 @@ experiment: tools
 ## test: run every test, the live loop included
 test: tools
 	@$(BIN)/python -m pytest --live
+
+## test-again: run once more what failed in the last run of the tests
+test-again: tools
+	@$(BIN)/python -m pytest --live --last-failed --last-failed-no-failures none
 
 ## test-unit: run the tests that need no cluster (about a minute)
 test-unit: env
