@@ -31,7 +31,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  { echo "labkit needs Python 3.11 or newer, $$($(PYTHON) --version 2>&1) is too old: set PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 ## tools: build or find the pinned programs (Kubernetes, KWOK, Prometheus, descheduler)

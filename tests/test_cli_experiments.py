@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from example_run import example_experiment
 
 from labkit.cli import main
+from labkit.cli.experiment import _Bar
 
 EXPERIMENT = """\
 question: Does it help?
@@ -124,3 +126,12 @@ def test_explain_lists_and_tells(folder: Path, capsys: pytest.CaptureFixture[str
 def test_report_is_written_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder)]) == 0
     assert Path(capsys.readouterr().out.strip()) == folder / "report.html"
+
+
+def test_without_a_terminal_a_live_run_is_not_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = _Bar(SimpleNamespace(experiment=SimpleNamespace(name="made")))
+    bar.begin(1, 0)
+    for second in range(100):
+        bar.running("a-run", 15.0 * second, 1500.0, second)
+    bar.end()
+    assert capsys.readouterr().err.count("a-run") <= 2

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ class _Bar:
     def __init__(self, what: Plan) -> None:
         self._plan = what
         self._bar: Any = None
+        self._state_shown_at = float("-inf")
 
     def begin(self, todo: int, done: int) -> None:
         """Open the bar."""
@@ -138,7 +140,11 @@ class _Bar:
     def running(self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int) -> None:
         """Show a live run's state behind the bar."""
         state = f"{run_id}: {max(lab_seconds, 0.0) / 60:.1f}/{duration_seconds / 60:.0f} min, {migrations} migrations"
-        self._bar.set_postfix_str(state)
+        now = time.monotonic()
+        due = now - self._state_shown_at >= self._bar.mininterval
+        self._bar.set_postfix_str(state, refresh=due)
+        if due:
+            self._state_shown_at = now
 
     def finished(self, record: RunRecord) -> None:
         """Move the bar."""
