@@ -70,9 +70,9 @@ test: tools
 test-again: tools
 	@$(BIN)/python -m pytest --live --last-failed --last-failed-no-failures none
 
-## test-unit: run the tests that need no cluster (about a minute)
+## test-unit: run the quick tests that need no cluster, on every core (about a minute)
 test-unit: env
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 ## test-live: run the tests on the real components (BACKEND=local|kind)
 test-live: tools

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -101,17 +102,21 @@ class RunRecord:
 
 def component_versions() -> dict[str, str]:
     """Return the versions of everything that takes part in a run."""
-    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {
-        "labkit": importlib.metadata.version("labkit"),
+        **_installed_versions(),
         "python": platform.python_version(),
-        **installed,
         "kubernetes": pinned.KUBERNETES,
         "descheduler": pinned.DESCHEDULER,
         "prometheus": pinned.PROMETHEUS,
         "kwok": pinned.KWOK,
         "etcd": pinned.ETCD,
     }
+
+
+@cache
+def _installed_versions() -> dict[str, str]:
+    """Ask once a process: a package's metadata is parsed anew by every question, and each run of a matrix asks."""
+    return {name: importlib.metadata.version(name) for name in ("labkit", *_LIBRARIES)}
 
 
 def describe_host() -> dict[str, Any]:

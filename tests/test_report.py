@@ -86,6 +86,7 @@ def test_the_controls_come_out_right(folder: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_broken_control_is_shouted_at_the_top(tmp_path: Path) -> None:
     example_experiment(tmp_path, algorithms=ALGORITHMS, seeds=4)
     assert 'role="alert"' not in report.write(tmp_path).read_text()
@@ -98,6 +99,7 @@ def test_a_broken_control_is_shouted_at_the_top(tmp_path: Path) -> None:
     assert text.index('role="alert"') < text.index('id="figures"')
 
 
+@pytest.mark.slow
 def test_enough_runs_end_in_a_table_from_goal_to_choice(tmp_path: Path) -> None:
     example_experiment(tmp_path, algorithms=ALGORITHMS[1:], scenarios=("hot", "churny"), seeds=3)
     text = report.write(tmp_path).read_text()

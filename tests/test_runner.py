@@ -166,7 +166,8 @@ def test_a_batch_is_as_long_as_past_runs_suggest() -> None:
     assert twin.batch_size(600.0) == 1
 
 
-def test_no_scheduler_is_a_clear_error() -> None:
+def test_no_scheduler_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twin, "SCHEDULER_DEADLINE_SECONDS", 1.0)
     with (
         pytest.raises(ClusterError, match=r"wanted a Dask scheduler at tcp://127\.0\.0\.1:9, found none"),
         twin.connect("tcp://127.0.0.1:9"),

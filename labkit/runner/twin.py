@@ -30,6 +30,8 @@ BATCH_SECONDS: Final = 4.0
 MAX_BATCH: Final = 32
 BATCHES_PER_WORKER: Final = 2
 """One is played, one waits, so that no worker idles."""
+SCHEDULER_DEADLINE_SECONDS: Final = 10.0
+"""A scheduler that has not answered until then is not there."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def connect(address: str | None) -> Iterator[Client]:
                 yield client
             return
         try:
-            client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]
+            client = Client(address, timeout=SCHEDULER_DEADLINE_SECONDS)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as exc:
             raise ClusterError(
                 f"wanted a Dask scheduler at {address}, found none ({exc}): start one with 'dask scheduler --host "
