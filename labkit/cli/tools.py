@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     own = tools.own_folder(args.tools) is not None
     if missing and not (own and all(not tool.runs_lab for tool in tools.TOOLS if tool.name in missing)):
         print(
-            f"==> building {len(missing)} tools from Go modules: 10 to 20 minutes on two cores from empty caches, "
+            f"==> building {len(missing)} tools from Go modules: 5 to 20 minutes on two cores from empty caches, "
             f"{toolbuild.BUILD_GIB} GiB of disk while it lasts; Ctrl-C is safe, the next call goes on",
             flush=True,
         )
