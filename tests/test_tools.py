@@ -67,6 +67,26 @@ def test_known_program_is_not_asked_again(own: Path, tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text() == "asked\n"
 
 
+def test_program_that_told_no_version_is_asked_again(own: Path) -> None:
+    good = (own / "kubectl").read_text()
+    _write_script(own / "kubectl", ":" + " " * (len(good) - 12))
+    stamp = (own / "kubectl").stat()
+    assert stamp.st_size == len(good)
+    with pytest.raises(ToolError, match="found version none"):
+        tools.locate(str(own))
+    (own / "kubectl").write_text(good)
+    os.utime(own / "kubectl", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert "kubectl" in tools.locate(str(own))
+
+
+def test_cache_that_cannot_be_written_is_no_obstacle(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "file"))
+    assert "kubectl" in tools.locate(str(own))
+
+
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="--tools or LABKIT_TOOLS"):
         tools.locate(str(tmp_path / "nowhere"))

@@ -352,7 +352,7 @@ def _run(command: Sequence[str], log: Path, environment: Mapping[str, str], *, c
 
 
 def _advice(tail: str) -> str:
-    if "no space left" in tail:
+    if any(sign in tail.lower() for sign in ("no space left", "enospc")):
         return f"make room ({BUILD_GIB} GiB) or set LABKIT_CACHE to a larger disk, then run it again"
     if any(sign in tail for sign in ("dial tcp", "no such host", "i/o timeout", "ENOTFOUND", "ECONNREFUSED")):
         return "the network did not answer: check GOPROXY and the proxy settings, or name a folder with --tools DIR"
@@ -383,7 +383,11 @@ def _alone() -> Iterator[None]:
     """Wait until no other process builds."""
     cache_home().mkdir(parents=True, exist_ok=True)
     with (cache_home() / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another process builds tools: waiting until it is done")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -15,6 +15,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from labkit.datafiles import data_path
 from labkit.errors import ToolError
 
 VERSION_TIMEOUT_SECONDS: Final = 20.0
+NO_VERSION: Final = "none"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def require(chosen: str | None = None) -> dict[str, Path]:
     missing = [tool.name for tool in TOOLS if tool.runs_lab and tool.name not in found]
     if missing:
         raise ToolError(
-            f"wanted {len(TOOLS)} tools, found {', '.join(missing)} missing: build them with 'labkit tools' "
+            f"wanted the tools that run a lab, found {', '.join(missing)} missing: build them with 'labkit tools' "
             "or name a folder that has them with --tools or LABKIT_TOOLS"
         )
     return found
@@ -190,9 +192,9 @@ def version_of(tool: Tool, path: Path) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"none ({error})"
+        return f"{NO_VERSION} ({error})"
     match = _VERSION.search(answer.stdout + answer.stderr)
-    return match[1] if match else "none"
+    return match[1] if match else NO_VERSION
 
 
 def _check_versions(paths: Mapping[str, Path]) -> None:
@@ -211,8 +213,11 @@ def _check_versions(paths: Mapping[str, Path]) -> None:
         with ThreadPoolExecutor(4) as pool:
             answers = pool.map(lambda tool: version_of(tool, paths[tool.name]), unknown)
             memory |= {marks[tool.name]: answer for tool, answer in zip(unknown, answers, strict=True)}
-        memory_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(memory_file, json.dumps(memory, indent=1))
+        # What gave no version may only have been slow; where nothing can be noted all are asked again.
+        known = {mark: answer for mark, answer in memory.items() if not answer.startswith(NO_VERSION)}
+        with suppress(OSError):
+            memory_file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(memory_file, json.dumps(known, indent=1))
     for tool in TOOLS:
         if tool.name in paths and memory[marks[tool.name]] != tool.version:
             raise ToolError(
