@@ -41,6 +41,7 @@ from labkit.kube import (
 )
 from labkit.lab import record
 from labkit.lab.run import Progress, Run
+from labkit.migration import DEFAULT_POLICY
 from labkit.names import (
     APP_LABEL,
     BASE_RECORDS,
@@ -74,10 +75,10 @@ SOFT_TAINTER: Final = "soft-tainter"
 PROMETHEUS: Final = "prometheus"
 MIGRATION_POLICY: Final = "migration-policy"
 LIMITS: Final = {
-    "migrations_per_cluster": "parallelMigrationsPerCluster",
-    "migrations_per_node": "parallelOutboundMigrationsPerNode",
+    "migrations_per_cluster": ("parallelMigrationsPerCluster", DEFAULT_POLICY.parallel_per_cluster),
+    "migrations_per_node": ("parallelOutboundMigrationsPerNode", DEFAULT_POLICY.parallel_outbound_per_node),
 }
-"""Factor of an experiment, and the option of ConfigMap ``migration-policy`` that it sets."""
+"""Factor of an experiment, the option of ConfigMap ``migration-policy`` that it sets, and production's value."""
 
 CLEAR_SECONDS: Final = 60.0
 PLACE_SECONDS: Final = 180.0
@@ -184,24 +185,20 @@ class Loop:
         _refuse_what_only_the_twin_has(policy)
         descheduling = parse_duration(policy.get("descheduling_interval", DESCHEDULING_INTERVAL_SECONDS))
         evaluation = parse_duration(policy.get("evaluation_interval", EVALUATION_INTERVAL_SECONDS))
-        limits = {option: str(policy[factor]) for factor, option in LIMITS.items() if factor in policy}
-        self._set_interval(DESCHEDULER_NAMESPACE, DESCHEDULING_INTERVAL_KEY, descheduling)
-        if self._set_interval(MONITORING_NAMESPACE, EVALUATION_INTERVAL_KEY, evaluation):
-            self._restart(MONITORING_NAMESPACE, PROMETHEUS)
-        if limits:
-            self._patch_config(MONITORING_NAMESPACE, MIGRATION_POLICY, dict(limits))
-        if policy.get("soft_taints"):
-            self._scale(MONITORING_NAMESPACE, SOFT_TAINTER, 1)
         try:
+            # All of it, also what is as in production: a run that died has left what it had set.
+            self._set_factors(descheduling, evaluation, policy)
             yield
         finally:
-            self._set_interval(DESCHEDULER_NAMESPACE, DESCHEDULING_INTERVAL_KEY, DESCHEDULING_INTERVAL_SECONDS)
-            if self._set_interval(MONITORING_NAMESPACE, EVALUATION_INTERVAL_KEY, EVALUATION_INTERVAL_SECONDS):
-                self._restart(MONITORING_NAMESPACE, PROMETHEUS)
-            if limits:
-                self._patch_config(MONITORING_NAMESPACE, MIGRATION_POLICY, dict.fromkeys(limits))
-            if policy.get("soft_taints"):
-                self._scale(MONITORING_NAMESPACE, SOFT_TAINTER, 0)
+            self._set_factors(DESCHEDULING_INTERVAL_SECONDS, EVALUATION_INTERVAL_SECONDS, {})
+
+    def _set_factors(self, descheduling_seconds: float, evaluation_seconds: float, policy: Mapping[str, Any]) -> None:
+        limits = {option: str(policy.get(factor, default)) for factor, (option, default) in LIMITS.items()}
+        self._set_interval(DESCHEDULER_NAMESPACE, DESCHEDULING_INTERVAL_KEY, descheduling_seconds)
+        if self._set_interval(MONITORING_NAMESPACE, EVALUATION_INTERVAL_KEY, evaluation_seconds):
+            self._restart(MONITORING_NAMESPACE, PROMETHEUS)
+        self._patch_config(MONITORING_NAMESPACE, MIGRATION_POLICY, limits)
+        self._scale(MONITORING_NAMESPACE, SOFT_TAINTER, 1 if policy.get("soft_taints") else 0)
 
     def _set_interval(self, namespace: str, key: str, lab_seconds: float) -> bool:
         """Write an interval in wall time; return whether it was another one before."""
