@@ -12,6 +12,7 @@ LabError
 │   └── ToolError              a program is missing, cannot be built, or has the wrong version
 ├── KubeError                  the Kubernetes API answered with an error; carries the HTTP status
 ├── PrometheusError
+│   ├── NoAnswerError          it is away, or does not serve yet
 │   ├── QueryError
 │   └── NoSamplesError         a query that must answer gave nothing
 └── ResultError                a results folder that cannot be read
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "KubeError",
     "LabError",
+    "NoAnswerError",
     "NoSamplesError",
     "NotReadyError",
     "PrometheusError",
@@ -117,9 +119,18 @@ class KubeError(LabError):
         self.status = status
         self.reason = reason
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed a moment later: the server is away, begins anew or is busy."""
+        return self.status in (0, 429) or self.status >= 500
+
 
 class PrometheusError(LabError):
     """Prometheus did not answer, or answered with an error."""
+
+
+class NoAnswerError(PrometheusError):
+    """Prometheus is away, or does not serve yet: the same question may be answered a moment later."""
 
 
 class QueryError(PrometheusError):

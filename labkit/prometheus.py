@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from labkit.errors import NoSamplesError, PrometheusError, QueryError
+from labkit.errors import NoAnswerError, NoSamplesError, PrometheusError, QueryError
 from labkit.names import NODE_LABEL, PROMETHEUS_PORT
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Prometheus:
         try:
             return request()
         except requests.RequestException as exc:
-            raise PrometheusError(
+            raise NoAnswerError(
                 f"Prometheus at {self.url} did not answer within {self.timeout_seconds:g} s ({type(exc).__name__}); "
                 "'labkit status' tells whether it runs"
             ) from exc
@@ -218,7 +218,8 @@ def _refusal(promql: str, url: str, text: str) -> PrometheusError:
     try:
         message = orjson.loads(body)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return PrometheusError(f"Prometheus at {url} answered {match[1]}: {body[:300]}")
+        kind = NoAnswerError if match[1].startswith("5") else PrometheusError
+        return kind(f"Prometheus at {url} answered {match[1]}: {body[:300]}")
     return QueryError(f"Prometheus refused {promql!r}: {message}", query=promql)
 
 

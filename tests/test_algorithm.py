@@ -6,7 +6,7 @@ import yaml
 
 from labkit.cluster.algorithm import RESTARTED_ANNOTATION, cycle_fault, query_of, switch_algorithm
 from labkit.datafiles import data_path
-from labkit.errors import InputError, KubeError, NoSamplesError, NotReadyError, PrometheusError
+from labkit.errors import InputError, KubeError, NoAnswerError, NoSamplesError, NotReadyError, PrometheusError
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Resource
 
 GOOD = 'I1123 descheduler.go:252] "Number of evictions/requests" totalEvicted=0 evictionRequests=0'
@@ -153,6 +153,29 @@ def test_switch_that_fails_puts_the_old_policy_back(kube: FakeKube, message: str
         switch(kube)
     assert len(kube.policies) == 3
     assert kube.policies[2] == kube.policies[0] == kube.text
+
+
+def test_switch_waits_for_servers_that_are_just_being_restarted() -> None:
+    class Restarting(FakePrometheus):
+        def by_node(self, promql: str) -> dict[str, float]:
+            if not asked:
+                asked.append(promql)
+                raise NoAnswerError("connection refused")
+            return super().by_node(promql)
+
+    class Away(FakeKube):
+        def list(self, resource: Resource, namespace: str = "", *, label_selector: str = "") -> dict[str, Any]:
+            if resource == PODS and not listed:
+                listed.append(namespace)
+                raise KubeError("connection refused")
+            return super().list(resource, namespace, label_selector=label_selector)
+
+    asked: list[str] = []
+    listed: list[str] = []
+    done = switch(Away(), Restarting(n1=0.0, n2=1.0), timeout_seconds=10.0, scores_timeout_seconds=10.0)
+    assert done.pod == "new-pod"
+    assert asked
+    assert listed
 
 
 def test_switch_that_fails_stops_a_descheduler_that_was_stopped() -> None:

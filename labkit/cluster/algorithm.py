@@ -18,7 +18,15 @@ from labkit import scoring
 from labkit.clock import WALL_CLOCK, wait_until
 from labkit.cluster import own
 from labkit.descheduling import parse_thresholds
-from labkit.errors import InputError, KubeError, LabError, NoSamplesError, NotReadyError, PrometheusError
+from labkit.errors import (
+    InputError,
+    KubeError,
+    LabError,
+    NoAnswerError,
+    NoSamplesError,
+    NotReadyError,
+    PrometheusError,
+)
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Kube
 from labkit.names import APP_LABEL, DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP
 from labkit.policy import Policy, read_policy
@@ -238,7 +246,7 @@ def _wait_for_scores(kube: Kube, prometheus: Prometheus, policy: Policy, timeout
     def are_there() -> bool:
         try:
             check_scores(kube, prometheus, policy)
-        except NoSamplesError as error:
+        except (NoSamplesError, NoAnswerError) as error:  # it may have been restarted this moment
             last[:] = [error]
             return False
         return True
@@ -255,6 +263,15 @@ def _restart_and_wait(kube: Kube, timeout_seconds: float) -> str:
     told = ["its pod is not there yet"]
 
     def finished() -> str | None:
+        try:
+            return look()
+        except KubeError as error:
+            if not error.may_pass:
+                raise
+            told[0] = str(error)
+            return None
+
+    def look() -> str | None:
         pod = next(
             (p for p in _pods(kube) if (p["metadata"].get("annotations") or {}).get(RESTARTED_ANNOTATION) == mark), None
         )
