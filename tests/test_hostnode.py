@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -822,6 +823,23 @@ def test_large_log_is_moved_aside(tmp_path: Path) -> None:
     log.close()
     assert (tmp_path / "current.log").read_bytes() == b"three-3\n"
     assert (tmp_path / "current.log.1").read_bytes() == b"two-two\n"
+
+
+def test_log_goes_on_when_there_was_no_room_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = ContainerLog(tmp_path, max_bytes=10)
+    log.write(b"one-one\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                log.write(b"two-two\n")
+    log.write(b"three-3\n")
+    log.close()
+    assert (tmp_path / "current.log.1").read_bytes() == b"one-one\n"
+    assert (tmp_path / "current.log").read_bytes() == b"three-3\n"
 
 
 LINES = (

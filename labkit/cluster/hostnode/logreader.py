@@ -118,17 +118,17 @@ def _lines(path: Path, options: LogOptions, ended: Callable[[], bool], idle: Cal
         rest = b""
         try:
             while True:
-                over = ended()  # asked before reading: what is written before the end is read after it
+                # Both asked before reading: what is written before the end, or before the move, is read after it.
+                over, moved = ended(), _is_moved_aside(path, file)
                 while block := file.read(_BLOCK_BYTES):
                     *lines, rest = (rest + block).split(b"\n")
                     yield from (line + b"\n" for line in lines)
                 if not options.follow or over:
                     return
-                moved = _moved_aside(path, file)
-                if moved is not None:
+                if moved:
                     if file is not first:
                         file.close()
-                    file = moved
+                    file = path.open("rb")
                 elif not idle():
                     return
         finally:
@@ -136,14 +136,12 @@ def _lines(path: Path, options: LogOptions, ended: Callable[[], bool], idle: Cal
                 file.close()
 
 
-def _moved_aside(path: Path, file: IO[bytes]) -> IO[bytes] | None:
-    """Return the new file if a log that grew too large was moved aside, else None."""
+def _is_moved_aside(path: Path, file: IO[bytes]) -> bool:
+    """Return whether a log that grew too large was moved aside, and a new one is there."""
     try:
-        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return None
-        return path.open("rb")
+        return path.stat().st_ino != os.fstat(file.fileno()).st_ino
     except FileNotFoundError:
-        return None
+        return False
 
 
 def _seconds(when: bytes) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
@@ -92,12 +93,16 @@ class ContainerLog:
     def write(self, line: bytes) -> None:
         """Append one CRI line."""
         if self._size + len(line) > self._max_bytes:
-            self._file.close()
-            self._path.replace(self._path.with_name(f"{CURRENT}.1"))
-            self._file = self._path.open("ab", buffering=0)
-            self._size = 0
+            self._move_aside()
         self._file.write(line)
         self._size += len(line)
+
+    def _move_aside(self) -> None:
+        with suppress(FileNotFoundError):  # it was moved before, and then there was no room for another
+            self._path.replace(self._path.with_name(f"{CURRENT}.1"))
+        fresh = self._path.open("ab", buffering=0)
+        self._file.close()
+        self._file, self._size = fresh, 0
 
     def close(self) -> None:
         """End the log."""

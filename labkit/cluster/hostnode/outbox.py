@@ -65,7 +65,7 @@ class Outbox:
             try:
                 action()
             except KubeError as error:
-                if error.status == 0 or error.status == 429 or error.status >= 500:
+                if error.may_pass:
                     logger.info("%s waits for the API server: %s", key, error)
                     self._stopped.wait(pause)
                     pause = min(2 * pause, _RETRY_SECONDS[1])

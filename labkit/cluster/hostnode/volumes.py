@@ -126,7 +126,7 @@ class PodObjects:
 
     def _notice(self, error: KubeError) -> bool:
         """Return whether the API server is away; what is known is then used for a while without asking."""
-        away = error.status == 0 or error.status == 429 or error.status >= 500
+        away = error.may_pass
         if away:
             self._away_until = self._clock.monotonic() + AWAY_SECONDS
         return away

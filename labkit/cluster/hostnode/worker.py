@@ -167,8 +167,12 @@ class PodWorker:
     # --- the thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        pause_until: float | None = None
         while not self._finished:
             try:
+                if pause_until is not None:
+                    due, pause_until = pause_until, None
+                    self._wait_for(due)  # what is heard meanwhile may go wrong, too
                 self._step()
                 if not self._gone:
                     self._publish()
@@ -176,11 +180,10 @@ class PodWorker:
                     self._wait()
             except KubeError as error:
                 logger.warning("pod %s/%s: %s", self._namespace, self._name, error)
-                self._prepare_at = self._preparing.failed(self._now())
-                self._wait_for(self._prepare_at)
+                pause_until = self._prepare_at = self._preparing.failed(self._now())
             except Exception:  # a pod that goes wrong must not take the node with it
                 logger.exception("pod %s/%s", self._namespace, self._name)
-                self._wait_for(self._now() + TROUBLE_SECONDS)
+                pause_until = self._now() + TROUBLE_SECONDS
 
     def _wait(self) -> None:
         due = [container.next_at for container in self._all] + [self._refresh_at]
@@ -270,6 +273,8 @@ class PodWorker:
 
     def _refresh(self) -> None:
         self._refresh_at = self._now() + REFRESH_SECONDS
+        if self._overruled(self._pod.get("status") or {}):
+            self._published = {}  # the write was refused, and nothing else will tell
         try:
             self._volumes.fill()
         except (VolumeError, OSError) as error:
