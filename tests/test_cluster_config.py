@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from labkit import cluster
 from labkit.cli import main
+from labkit.cluster import change
+from labkit.cluster.change import lack_of_room, state_errors
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord, lab_names, state_home, write_whole
 from labkit.errors import ClusterError, InputError
 
@@ -128,3 +131,66 @@ def test_state_that_cannot_be_written_is_one_clear_line(
     assert error.count("\n") == 1
     assert "LABKIT_STATE" in error
     assert str(tmp_path / "file") in error
+
+
+def test_unknown_backend_is_bad_input_everywhere(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("up", "down", "status", "doctor"):
+        assert main([verb, "--backend", "docker"]) == 2
+        assert "wanted a backend out of local, kind, found 'docker'" in capsys.readouterr().err
+
+
+def test_lab_of_another_backend_is_not_told_to_be_missing(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = LabFolder("known")
+    folder.path.mkdir()
+    folder.write_record(LabRecord(LabConfig(name="known"), 0.0, "/tools"))
+    assert main(["down", "--name", "known", "--backend", "kind"]) == 0
+    assert capsys.readouterr().out == "lab known is not on backend kind: it stays as it is\n"
+
+
+def test_own_tools_are_found_again_from_another_folder(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(state)
+    assert cluster.wanted_config("a", tools="mine").tools == str(state / "mine")
+
+
+def test_logs_of_no_lab_are_bad_input(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "--name", "none"]) == 2
+    assert "wanted the logs of lab 'none', found none in" in capsys.readouterr().err
+
+
+def test_error_of_the_machine_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+    monkeypatch.setattr(cluster, "down", full)
+    assert main(["down"]) == 1
+    assert capsys.readouterr().err == "labkit: [Errno 28] No space left on device: '/some/file'\n"
+
+
+def test_half_a_file_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_whole(tmp_path / "state", "old")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "state", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert (tmp_path / "state").read_text() == "old"
+
+
+def test_incomplete_state_is_named(state: Path) -> None:
+    folder = LabFolder("a")
+    with (
+        pytest.raises(ClusterError, match=r"found no .*ca\.crt: begin anew with 'labkit down --name a'"),
+        state_errors(folder),
+    ):
+        (folder.pki / "ca.crt").read_text()
+
+
+def test_full_disk_is_told(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LabFolder("a")
+    folder.path.mkdir()
+    assert lack_of_room(folder) == ""
+    monkeypatch.setattr(change, "FULL_MIB", 2.0**40)
+    assert lack_of_room(folder).startswith("; the disk is full (")
+    assert str(folder.path) in lack_of_room(folder)

@@ -11,7 +11,8 @@ from cryptography import x509
 from labkit.cluster import manifests
 from labkit.cluster.config import LabConfig
 from labkit.cluster.pki import Authority
-from labkit.errors import InputError
+from labkit.errors import InputError, KubeError
+from labkit.kube import CONFIG_MAPS, Resource
 from labkit.names import ADDON_NODE_LABEL, HOST_NODE
 
 Object = dict[str, Any]
@@ -177,3 +178,31 @@ def test_certificate_made_anew_counts_as_the_same(tmp_path: Path, authority: Aut
     applied.remember([first])
     assert first != second
     assert applied.is_current(second)
+
+
+class _Restarting:
+    """An API server that is away for the first questions, and does not serve every kind at once."""
+
+    def __init__(self, *errors: KubeError) -> None:
+        self.errors = list(errors)
+        self.applied: list[Object] = []
+
+    def resource_of(self, api_version: str, kind: str) -> Resource:
+        if self.errors:
+            raise self.errors.pop(0)
+        return CONFIG_MAPS
+
+    def find(self, resource: Resource, name: str, namespace: str | None) -> Object:
+        return {}
+
+    def apply(self, obj: Object) -> None:
+        self.applied.append(obj)
+
+
+def test_what_is_there_is_found_once_the_api_server_answers(tmp_path: Path) -> None:
+    obj = _obj("ConfigMap", "a", data={"k": "1"})
+    applied = manifests.AppliedObjects(tmp_path / "applied.json")
+    applied.remember([obj])
+    kube = _Restarting(KubeError("connection refused"), KubeError("serves no kind", status=404))
+    count = manifests.apply(kube, [obj], applied=applied, timeout_seconds=10, say=str)  # type: ignore[arg-type]
+    assert (count, kube.applied, kube.errors) == (0, [], [])

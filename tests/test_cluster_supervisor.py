@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from labkit import cluster
 from labkit.clock import wait_until
 from labkit.cluster.component import (
     Component,
@@ -23,8 +26,8 @@ from labkit.cluster.component import (
     write_components,
     write_state,
 )
-from labkit.cluster.config import LabFolder
-from labkit.cluster.supervisor import is_open, rotate
+from labkit.cluster.config import LabConfig, LabFolder, LabRecord
+from labkit.cluster.supervisor import CANNOT_START, is_open, rotate
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -179,10 +182,18 @@ def test_second_supervisor_of_a_lab_refuses(start, folder: LabFolder) -> None:
     assert "another supervisor" in second.stdout
 
 
-def test_program_that_is_not_there_is_tried_again(start) -> None:
+def test_program_that_is_not_there_is_tried_again_with_growing_pauses(start, folder: LabFolder) -> None:
     supervisor = start(Component("absent", ("/no/such/program",), ENVIRONMENT))
-    state = wait_until(lambda: supervisor.state("absent"), timeout_seconds=5, what="a state")
-    assert state.pid is None
+    wait_until(
+        lambda: (state := supervisor.state("absent")) is not None and state.restarts >= 3,
+        timeout_seconds=10,
+        what="three more tries",
+    )
+    state = supervisor.state("absent")
+    assert (state.state, state.pid, state.exit_code) == ("backing-off", None, CANNOT_START)
+    # Pauses of 0.1, 0.2, 0.4 s and longer: not ten tries in each second.
+    assert state.restarts <= 5
+    assert "cannot start /no/such/program" in (folder.logs / "absent.log").read_text()
 
 
 def test_output_goes_to_the_log(start, folder: LabFolder) -> None:
@@ -237,3 +248,37 @@ def test_lock_is_free_again_when_its_holder_dies(tmp_path: Path) -> None:
     assert not Lock(path).acquire()
     lock.release()
     assert not Lock(path).held_by_somebody
+
+
+def test_looking_at_a_lock_takes_it_from_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as somebody does who only looks
+        assert not Lock(path).held_by_somebody
+        timer = threading.Timer(0.05, looking.close)
+        timer.start()
+        lock = Lock(path)
+        assert lock.acquire()
+        timer.join()
+    lock.release()
+
+
+def test_users_of_a_lock_are_known_without_any_state(start, folder: LabFolder) -> None:
+    supervisor = start(_sleeper())
+    supervisor.wait_running("sleeper")
+    assert Lock(folder.supervisor_lock).users() == [supervisor.process.pid]
+
+
+def test_lab_whose_supervisor_cannot_write_its_state_runs_and_can_be_taken_down(start, folder: LabFolder) -> None:
+    supervisor = start(_sleeper())
+    sleeper = supervisor.wait_running("sleeper")
+    folder.write_record(LabRecord(LabConfig(name=folder.name, address="127.0.0.98"), 0.0, str(folder.bin)))
+    folder.status_file.unlink()
+    running = cluster.running(folder.name)
+    assert running is not None
+    assert [entry.component for entry in cluster.status(folder.name)] == ["supervisor"]
+    assert not cluster.status(folder.name)[0].is_well
+    assert cluster.down(folder.name)
+    assert not _is_alive(sleeper)
+    assert cluster.running(folder.name) is None

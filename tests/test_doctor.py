@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from labkit import cluster
 from labkit.cli import main
-from labkit.cluster import machine, toolbuild
+from labkit.cluster import machine, toolbuild, tools
 from labkit.errors import ToolError
 from labkit.names import PROMETHEUS_PORT
 
@@ -44,7 +45,7 @@ def test_taken_port_is_a_problem_with_another_address_as_advice() -> None:
         check = machine.check_ports(ADDRESS, lab_is_up=False)
         assert check.level == "problem"
         assert f"{PROMETHEUS_PORT} (for prometheus)" in check.found
-        assert "--address" in check.advice
+        assert "--address 127.0.0.98" in check.advice
         assert machine.check_ports(ADDRESS, lab_is_up=True).level == "ok"
 
 
@@ -64,6 +65,7 @@ def test_lack_of_room_for_the_build_is_a_problem(monkeypatch: pytest.MonkeyPatch
 def test_lack_of_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MEMORY_GIB", 10.0**6)
     assert machine.check_memory().level == "problem"
+    assert machine.check_memory(lab_is_up=True).level == "ok"
 
 
 def test_refused_mount_is_a_problem_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +79,25 @@ def test_refused_mount_is_a_problem_with_the_reason(monkeypatch: pytest.MonkeyPa
     assert check.advice
 
 
+def test_up_on_a_machine_that_refuses_mounts_is_one_line_with_the_command_that_helps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise ToolError("wanted a private mount, found: Operation not permitted\nand more")
+
+    monkeypatch.setattr(machine, "find_bubblewrap", refused)
+    monkeypatch.setattr(machine, "_mount_advice", lambda: "sudo sysctl -w user.max_user_namespaces=15000")
+    monkeypatch.setattr(tools, "require", lambda chosen: {})
+    assert main(["up", "--address", ADDRESS]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Operation not permitted and more; what helps: sudo sysctl -w user.max_user_namespaces=15000" in error
+    assert not cluster.lab_names()
+
+
 def test_wrong_folder_of_tools_is_a_problem(tmp_path: Path) -> None:
-    assert machine.check_tools(str(tmp_path / "nowhere")).level == "problem"
+    check = machine.check_tools(str(tmp_path / "nowhere"))
+    assert (check.level, check.advice) == ("problem", "leave --tools out")
 
 
 def test_wrong_address_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from labkit.errors import InputError, LabError
@@ -40,6 +43,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see '{self.prog} --help')\n")
+
+
+def own_command() -> str:
+    """Return what to type for ``labkit`` in this shell: its path, where PATH does not lead to it."""
+    if shutil.which("labkit"):
+        return "labkit"
+    script = Path(sys.executable).with_name("labkit")
+    return shlex.quote(str(script)) if script.is_file() else f"{shlex.quote(sys.executable)} -m labkit"
 
 
 def verb_module(verb: str) -> Verb:
@@ -77,4 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
+        return EXIT_FAILURE
+    except OSError as error:  # the machine's, such as a full disk; what can be said better is said where it happens
+        print(f"labkit: {error}", file=sys.stderr)
         return EXIT_FAILURE

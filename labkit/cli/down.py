@@ -19,9 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import cluster
+    from labkit.cluster.config import checked_backend
 
     began = time.monotonic()
-    was_there = cluster.down(args.name, backend=args.backend)
+    was_there = cluster.down(args.name, backend=args.backend and checked_backend(args.backend))
     seconds = time.monotonic() - began
-    print(f"lab {args.name} is down ({seconds:.1f} s)" if was_there else f"there was no lab {args.name}")
+    if was_there:
+        print(f"lab {args.name} is down ({seconds:.1f} s)")
+    elif args.name in cluster.lab_names():
+        print(f"lab {args.name} is not on backend {args.backend}: it stays as it is")
+    else:
+        print(f"there was no lab {args.name}")
     return 0

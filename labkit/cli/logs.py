@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     lab = cluster.running(args.name)
     pods = system_pods(lab) if lab is not None and lab.backend == "kind" and args.component not in logs else {}
     if args.component is None:
+        if not logs and not pods:
+            raise InputError(f"wanted the logs of lab {args.name!r}, found none in {folder.logs}")
         for name, path in logs.items():
             print(f"{name:<24} {path}")
         for name, names in pods.items():

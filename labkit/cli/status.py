@@ -20,14 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; the exit code is 0 if all is well, else 1."""
     from labkit import cluster
+    from labkit.cluster.config import checked_backend
+    from labkit.cluster.health import status
 
     lab = cluster.running(args.name)
-    if lab is not None and args.backend not in (None, lab.backend):
+    backend = args.backend and checked_backend(args.backend)
+    trouble = f"is not up: bring it up with 'labkit up --name {args.name}'"
+    if lab is not None and backend not in (None, lab.backend):
+        trouble = f"is on backend {lab.backend}, not {backend}"
         lab = None
     if lab is None:
-        print(json.dumps({"lab": args.name, "running": False}) if args.json else f"lab {args.name} is not up")
+        print(json.dumps({"lab": args.name, "running": False}) if args.json else f"lab {args.name} {trouble}")
         return 1
-    components = cluster.status(args.name)
+    components = status(lab)
     well = all(entry.is_well for entry in components)
     if args.json:
         values = {

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import cluster
+    from labkit.cli import own_command
 
     began = time.monotonic()
     lab = cluster.up(
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         wait=not args.no_wait,
         say=lambda text: print(f"{time.monotonic() - began:5.1f} s  {text}", flush=True),
     )
-    name = "" if args.name == cluster.DEFAULT_NAME else f" --name {args.name}"
+    name = "" if args.name == cluster.default_name() else f" --name {args.name}"
     where = f"{lab.address}, tempo {lab.tempo}" + ("" if lab.backend == "local" else f", on {lab.addon_node}")
     print(f"{time.monotonic() - began:5.1f} s  lab {lab.name} is up at {where}")
-    print(f'For kubectl and the other tools:  eval "$(labkit env{name})"')
+    print(f'For kubectl and the other tools:  eval "$({own_command()} env{name})"')
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from labkit.cluster.config import (
@@ -90,7 +91,7 @@ def wanted_config(
         address=known.address if address is None else address,
         tempo=known.tempo if tempo is None else tempo,
         backend=known.backend if backend is None else backend,
-        tools=known.tools if tools is None else tools,
+        tools=known.tools if tools is None else str(Path(tools).expanduser().absolute()),
     )
 
 
@@ -100,7 +101,7 @@ def up(config: LabConfig, *, say: Callable[[str], None] = logger.info, wait: boo
 
 
 def down(name: str | None = None, *, backend: str | None = None, say: Callable[[str], None] = logger.info) -> bool:
-    """Take a lab down; return whether there was one."""
+    """Take a lab down; return whether there was one, of that backend where one is named."""
     folder = LabFolder(name or default_name())
     if backend is not None and folder.exists and folder.read_record().config.backend != backend:
         return False

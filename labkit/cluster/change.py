@@ -6,6 +6,7 @@ Both backends begin and end here; what lies between is theirs.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from labkit.errors import ClusterError, InputError
 
 MIN_FREE_GIB: Final = 0.5
 """With less etcd cannot even begin; a lab that works for hours wants more (``labkit doctor``)."""
+
+FULL_MIB: Final = 80
+"""With less etcd cannot begin its next log file, of 64 MB."""
 
 
 @contextmanager
@@ -45,6 +49,11 @@ def state_errors(folder: LabFolder) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # whoever listened to what is being done has gone
+    except FileNotFoundError as exc:
+        raise ClusterError(
+            f"wanted the state of lab {folder.name!r}, found no {exc.filename or exc}: begin anew with "
+            f"'labkit down --name {folder.name}' and 'labkit up --name {folder.name}'"
+        ) from exc
     except OSError as exc:
         raise ClusterError(
             f"wanted to write the state of lab {folder.name!r} in {folder.path}, found: {exc.strerror or exc}; "
@@ -109,6 +118,17 @@ def check_room(folder: LabFolder) -> None:
         )
 
 
+def lack_of_room(folder: LabFolder) -> str:
+    """Return, for the end of an error's text, that the disk of a lab's state is full; empty while there is room."""
+    try:
+        free_mib = shutil.disk_usage(folder.path).free / 2**20
+    except OSError:
+        return ""
+    if free_mib >= FULL_MIB:
+        return ""
+    return f"; the disk is full ({free_mib:.0f} MiB free in {folder.path}): make room, then 'labkit up' again"
+
+
 def remove(paths: Iterable[Path]) -> None:
     """Remove files, links and folders that are there."""
     for path in paths:
@@ -119,9 +139,10 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def link_programs(folder: LabFolder, programs: Mapping[str, Path]) -> None:
-    """Put the programs that people type into the folder that ``labkit env`` puts on PATH."""
+    """Put the programs that people type, ``labkit`` among them, into the folder that ``labkit env`` puts on PATH."""
     folder.bin.mkdir(mode=0o700, exist_ok=True)
-    for name, path in programs.items():
+    own = Path(sys.executable).with_name("labkit")
+    for name, path in {**programs, **({own.name: own} if own.is_file() else {})}.items():
         link = folder.bin / name
         if not link.is_symlink() or link.readlink() != path:
             link.unlink(missing_ok=True)

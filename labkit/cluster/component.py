@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from labkit.clock import wait_until
 from labkit.cluster.config import write_whole
+from labkit.errors import NotReadyError
 
-TCP_GATE: Final = "tcp"
-HTTPS_GATE: Final = "https"
+LOOK_SECONDS: Final = 0.25
+"""For so long a lock is tried again that somebody may only be looking at."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ class Lock:
         """Take the lock if nobody has it; return whether it was taken."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Somebody who only looks is through within a moment.
+            wait_until(lambda: _locked(descriptor, fcntl.LOCK_EX), timeout_seconds=LOOK_SECONDS, what="the lock")
+        except NotReadyError:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
@@ -167,10 +170,31 @@ class Lock:
 
     @property
     def held_by_somebody(self) -> bool:
-        """Whether another process holds the lock now."""
-        if not self._path.exists():
+        """Whether another process holds the lock now; any number may look at once, and none is taken for a holder."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
             return False
-        if self.acquire():
-            self.release()
-            return False
-        return True
+        try:
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def users(self) -> list[int]:
+        """Return the processes that have the lock's file open, its holder among them."""
+        wanted, found = os.path.realpath(self._path), []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if any(os.readlink(entry) == wanted for entry in (process / "fd").iterdir()):
+                    found.append(int(process.name))
+            except OSError:
+                continue  # another user's, or gone
+        return found
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

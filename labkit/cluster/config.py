@@ -22,6 +22,7 @@ DEFAULT_NAME: Final = "lab"
 DEFAULT_ADDRESS: Final = "127.0.0.1"
 BACKENDS: Final = ("local", "kind")
 
+_DRAFT: Final = ".draft"
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -51,6 +52,19 @@ def checked_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"wanted a lab name of lower-case letters, digits and dashes (at most 40), found {name!r}")
+    return name
+
+
+def checked_backend(name: str) -> str:
+    """Return a backend's name if there is such a backend.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"wanted a backend out of {', '.join(BACKENDS)}, found {name!r}")
     return name
 
 
@@ -98,8 +112,7 @@ class LabConfig:
             raise InputError(f"wanted a loopback address such as 127.0.0.2, found {self.address!r}")
         if not 1 <= self.tempo <= MAX_TEMPO:
             raise InputError(f"wanted a tempo from 1 to {MAX_TEMPO}, found {self.tempo}")
-        if self.backend not in BACKENDS:
-            raise InputError(f"wanted a backend out of {', '.join(BACKENDS)}, found {self.backend!r}")
+        checked_backend(self.backend)
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,7 @@ class LabFolder:
             self.audit_policy_file,
             self.kwok_file,
             self.kind_file,
+            *self.path.glob(f".*{_DRAFT}"),  # of a process that was killed
             self.record_file,  # last: while it is there, there is a lab to take down
         )
 
@@ -240,8 +254,12 @@ def lab_names() -> list[str]:
 
 def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file so that a reader sees all of it or none; readable by the owner only, unless told otherwise."""
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}{_DRAFT}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-    draft.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk must not keep half of it
+        raise

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from labkit import versions
-from labkit.cluster import controlplane
+from labkit.cluster import controlplane, supervisor
+from labkit.cluster.change import lack_of_room
 from labkit.cluster.component import ProcessState
 from labkit.cluster.local import supervisor_state
 from labkit.cluster.readiness import is_ready, waiting_reason
@@ -72,13 +73,22 @@ class ComponentStatus:
 def status(lab: RunningLab) -> list[ComponentStatus]:
     """Ask every component how it is; answers within a few seconds, whatever hangs."""
     if lab.backend == "kind":
-        return [*_node_pod_statuses(lab), *_addon_statuses(lab)]
+        return [*_disk_status(lab), *_node_pod_statuses(lab), *_addon_statuses(lab)]
     state = supervisor_state(lab.folder)
-    processes = dict(state.components) if state else {}
+    if state is None:  # it has only just begun, has this moment ended, or finds no room to write
+        trouble = f"tells nothing, see 'labkit logs {supervisor.NAME} --name {lab.name}'"
+        return [*_disk_status(lab), ComponentStatus(supervisor.NAME, trouble, _own_version(), (), 0)]
+    processes = dict(state.components)
     with ThreadPoolExecutor(8) as pool:
         own = pool.map(lambda name: _process_status(lab, name, processes[name]), processes)
         addons = pool.submit(_addon_statuses, lab)
-        return [*own, *addons.result()]
+        return [*_disk_status(lab), *own, *addons.result()]
+
+
+def _disk_status(lab: RunningLab) -> list[ComponentStatus]:
+    """Return a line of its own for a disk that is full: everything else that is wrong then comes of it."""
+    trouble = lack_of_room(lab.folder).removeprefix("; ")
+    return [ComponentStatus("disk", trouble, "-", (), 0)] if trouble else []
 
 
 def _process_status(lab: RunningLab, name: str, process: ProcessState) -> ComponentStatus:
@@ -97,9 +107,12 @@ def _probes(lab: RunningLab) -> dict[str, Callable[[], str]]:
     pki = lab.folder.pki
 
     def https(name: str, path: str, *, authority: str = controlplane.CLUSTER_CA, client: str | None = None) -> str:
-        context = ssl.create_default_context(cafile=str(pki / f"{authority}.crt"))
-        if client:
-            context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
+        try:
+            context = ssl.create_default_context(cafile=str(pki / f"{authority}.crt"))
+            if client:
+                context.load_cert_chain(pki / f"{client}.crt", pki / f"{client}.key")
+        except OSError as error:  # the lab is being taken down
+            return f"cannot be asked ({error})"
         return _get(
             http.client.HTTPSConnection(lab.address, controlplane.PORTS[name], timeout=PROBE_SECONDS, context=context),
             path,

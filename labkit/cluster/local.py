@@ -12,18 +12,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from labkit.clock import wait_until
-from labkit.cluster import controlplane, manifests, readiness, tools
-from labkit.cluster.change import changing, check_room, known_record, link_programs, new_record, remove, state_errors
+from labkit.cluster import controlplane, machine, manifests, readiness, supervisor, tools
+from labkit.cluster.change import (
+    changing,
+    check_room,
+    known_record,
+    lack_of_room,
+    link_programs,
+    new_record,
+    remove,
+    state_errors,
+)
 from labkit.cluster.component import Component, Lock, SupervisorState, read_state, write_components
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord
 from labkit.cluster.pki import Authority, Pair
-from labkit.cluster.ports import check_free, lab_ports
+from labkit.cluster.ports import check_free, is_free, lab_ports
 from labkit.cluster.readiness import log_tail
 from labkit.cluster.running import RunningLab
-from labkit.cluster.supervisor import is_open
+from labkit.cluster.supervisor import LOG_FILE, is_open
 from labkit.errors import ComponentError, LabError, NotReadyError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +44,7 @@ API_SECONDS: Final = 60.0
 READY_SECONDS: Final = 120.0
 APPLY_SECONDS: Final = 60.0
 DOWN_SECONDS: Final = 15.0
+PORTS_SECONDS: Final = 5.0
 TOO_MANY_RESTARTS: Final = 4
 """A component that died that often during ``up`` will not come up."""
 
@@ -74,9 +85,11 @@ def up(
         new = not folder.exists
         record = new_record(folder, config) if new else known_record(folder, config)
         tools.require(config.tools)
+        if not _supervisor_lock(folder).held_by_somebody:
+            machine.require_private_mount()
+            _check_ports(config.address, patience_seconds=0.0 if new else PORTS_SECONDS)
         try:
             if new:
-                check_free(config.address, lab_ports())
                 check_room(folder)
                 remove((*(path for path in folder.passing if path != folder.supervisor_lock), folder.logs))
                 controlplane.write_identities(folder, config.address)
@@ -151,18 +164,44 @@ def down(name: str, *, say: Say = logger.info) -> bool:
 # --- steps of up -----------------------------------------------------------------------------------------
 
 
+def _check_ports(address: str, *, patience_seconds: float) -> None:
+    """Check that the lab can have its ports; those of a lab that has only just died get free within a moment."""
+    ports = lab_ports()
+    try:
+        wait_until(
+            lambda: all(is_free(address, port) for port in ports.values()),
+            timeout_seconds=patience_seconds,
+            what="free ports",
+        )
+    except NotReadyError:
+        check_free(address, ports)
+
+
 def _start_supervisor(folder: LabFolder) -> None:
     folder.status_file.unlink(missing_ok=True)
-    with (folder.logs / "supervisor.log").open("ab") as log:
-        subprocess.run(
-            [sys.executable, "-m", "labkit.cluster.supervisor", folder.name, "--detach"],
+    with (folder.logs / LOG_FILE).open("ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", supervisor.__name__, folder.name, "--detach"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
-            check=True,
+            check=False,
         )
+    if done.returncode:
+        raise _supervisor_ended(folder, done.returncode)
+
+
+def _supervisor_ended(folder: LabFolder, exit_code: int | None = None) -> ComponentError:
+    tail = log_tail(folder.logs / LOG_FILE)
+    return ComponentError(
+        f"wanted the supervisor of lab {folder.name!r} running, found it ended{lack_of_room(folder)}; "
+        f"last log lines:\n{tail}",
+        component=supervisor.NAME,
+        exit_code=exit_code,
+        log_tail=tail,
+    )
 
 
 def _wait_for_api(folder: LabFolder, components: Sequence[Component]) -> None:
@@ -178,12 +217,12 @@ def _wait_for_api(folder: LabFolder, components: Sequence[Component]) -> None:
         answers,
         timeout_seconds=API_SECONDS,
         what="the API server",
-        found=lambda: log_tail(folder.logs / f"{controlplane.API_SERVER}.log"),
+        found=lambda: f"{log_tail(folder.logs / f'{controlplane.API_SERVER}.log')}{lack_of_room(folder)}",
     )
 
 
 def _check_components(folder: LabFolder, names: Sequence[str], *, before: SupervisorState | None) -> None:
-    """Raise if one of these components keeps dying.
+    """Raise if one of these components keeps dying, or nobody is there to start them.
 
     Parameters
     ----------
@@ -194,6 +233,8 @@ def _check_components(folder: LabFolder, names: Sequence[str], *, before: Superv
     before : SupervisorState, optional
         As it was when the waiting began: what died earlier does not count.
     """
+    if not _supervisor_lock(folder).held_by_somebody:
+        raise _supervisor_ended(folder)
     state = read_state(folder.status_file)
     for name in names:
         process = state.components.get(name) if state else None
@@ -203,8 +244,8 @@ def _check_components(folder: LabFolder, names: Sequence[str], *, before: Superv
         if process.restarts - (known.restarts if known else 0) >= TOO_MANY_RESTARTS:
             tail = log_tail(folder.logs / f"{name}.log")
             raise ComponentError(
-                f"wanted {name} running, found it ended with {process.exit_code} {process.restarts} times; "
-                f"last log lines:\n{tail}",
+                f"wanted {name} running, found it ended with {process.exit_code} {process.restarts} times"
+                f"{lack_of_room(folder)}; last log lines:\n{tail}",
                 component=name,
                 exit_code=process.exit_code,
                 log_tail=tail,
@@ -237,29 +278,28 @@ def wait_ready(lab: RunningLab, objects: Sequence[manifests.Object], *, timeout_
 def _take_down(folder: LabFolder) -> None:
     lock = _supervisor_lock(folder)
     if lock.held_by_somebody:
-        # One that has only just begun writes its state in a moment.
-        state = wait_until(
-            lambda: read_state(folder.status_file), timeout_seconds=DOWN_SECONDS, what="the supervisor's state"
-        )
-        _signal(state.pid, signal.SIGTERM)
+        _signal_supervisor(folder, signal.SIGTERM)
         try:
             wait_until(lambda: not lock.held_by_somebody, timeout_seconds=DOWN_SECONDS, what="the supervisor to end")
         except NotReadyError:
-            _signal(state.pid, signal.SIGKILL)  # its children die with it
+            _signal_supervisor(folder, signal.SIGKILL)  # its children die with it
             wait_until(lambda: not lock.held_by_somebody, timeout_seconds=2.0, what="the supervisor to be killed")
     remove(folder.passing)
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        logger.debug("process %d is gone already", pid)
+def _signal_supervisor(folder: LabFolder, number: signal.Signals) -> None:
+    """Signal the supervisor: whoever of that name has the lock, for its state may be too new or find no room."""
+    for pid in _supervisor_lock(folder).users():
+        try:
+            if supervisor.__name__.encode() in Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0"):
+                os.kill(pid, number)
+        except (FileNotFoundError, ProcessLookupError):
+            logger.debug("process %d is gone already", pid)
 
 
 def is_running(folder: LabFolder) -> bool:
     """Return whether the lab's supervisor lives."""
-    return supervisor_state(folder) is not None
+    return _supervisor_lock(folder).held_by_somebody
 
 
 def _supervisor_lock(folder: LabFolder) -> Lock:
@@ -267,5 +307,5 @@ def _supervisor_lock(folder: LabFolder) -> Lock:
 
 
 def supervisor_state(folder: LabFolder) -> SupervisorState | None:
-    """Return what the lab's supervisor knows, or None if none runs."""
+    """Return what the lab's supervisor knows; None if none runs, or it has written nothing yet."""
     return read_state(folder.status_file) if _supervisor_lock(folder).held_by_somebody else None

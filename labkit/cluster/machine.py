@@ -17,7 +17,7 @@ from typing import Any, Final
 from labkit.cluster import toolbuild, tools
 from labkit.cluster.config import LabConfig, cache_home, state_home
 from labkit.cluster.hostnode.sandbox import find_bubblewrap
-from labkit.cluster.ports import lab_ports, taken_ports
+from labkit.cluster.ports import another, lab_ports, taken_ports
 from labkit.errors import ClusterError, ToolError
 
 STATE_GIB: Final = 2.0
@@ -70,7 +70,7 @@ def examine(config: LabConfig, *, lab_is_up: bool) -> list[Check]:
         check_private_mount,
         lambda: check_ports(config.address, lab_is_up=lab_is_up),
         check_cores,
-        check_memory,
+        lambda: check_memory(lab_is_up=lab_is_up),
         lambda: check_disk(state_home(), STATE_GIB, "disk for labs", "LABKIT_STATE"),
         lambda: check_tools(config.tools),
         check_pages,
@@ -99,9 +99,22 @@ def check_private_mount() -> Check:
     try:
         bubblewrap = find_bubblewrap()
     except ToolError as error:
-        return Check("private mount", "problem", str(error), _mount_advice())
+        return Check("private mount", "problem", " ".join(str(error).split()), _mount_advice())
     kind = "with a private /proc" if bubblewrap.own_proc else "with the machine's /proc"
     return Check("private mount", "ok", f"works {kind} ({bubblewrap.program})")
+
+
+def require_private_mount() -> None:
+    """Check, before anything is begun, that pods can have a root of their own.
+
+    Raises
+    ------
+    ToolError
+        If they cannot; names the command that helps.
+    """
+    check = check_private_mount()
+    if check.level == "problem":
+        raise ToolError(f"{check.found}; what helps: {check.advice} ('labkit doctor' looks at the rest of the machine)")
 
 
 def check_ports(address: str, *, lab_is_up: bool) -> Check:
@@ -114,7 +127,7 @@ def check_ports(address: str, *, lab_is_up: bool) -> Check:
         return Check("ports", "problem", str(error), "labkit up --address 127.0.0.1")
     if not taken:
         return Check("ports", "ok", f"all free at {address}")
-    return Check("ports", "problem", "; ".join(taken), "end that process, or labkit up --address 127.0.0.2")
+    return Check("ports", "problem", "; ".join(taken), f"end that process, or labkit up --address {another(address)}")
 
 
 def check_cores() -> Check:
@@ -125,9 +138,11 @@ def check_cores() -> Check:
     return Check("processors", "note", str(cores), "give the machine two; with one, use --tempo 5 or less")
 
 
-def check_memory() -> Check:
-    """Check how much memory is free to use."""
+def check_memory(*, lab_is_up: bool = False) -> Check:
+    """Check how much memory is free to use; a lab that is up has what it needs."""
     free_gib = _available_memory_bytes() / 2**30
+    if lab_is_up:
+        return Check("memory", "ok", f"{free_gib:.1f} GiB available beside the lab that is up")
     found = f"{free_gib:.1f} GiB available, {MEMORY_GIB:g} GiB wanted"
     if free_gib >= MEMORY_GIB:
         return Check("memory", "ok", found)
@@ -151,7 +166,7 @@ def check_tools(chosen: str | None) -> Check:
     try:
         found = tools.locate(chosen)
     except ToolError as error:
-        return Check("tools", "problem", str(error), "unset LABKIT_TOOLS")
+        return Check("tools", "problem", str(error), "leave --tools out" if chosen else "unset LABKIT_TOOLS")
     missing = [tool.name for tool in tools.TOOLS if tool.name not in found]
     needed = [tool.name for tool in tools.TOOLS if tool.name in missing and tool.runs_lab]
     if not missing:

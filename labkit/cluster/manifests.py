@@ -77,6 +77,8 @@ _WEBHOOKS: Final = ("MutatingWebhookConfiguration", "ValidatingWebhookConfigurat
 OPEN_PORT: Final = "http"
 """Name of a container's port that people and the lab's own Python ask from outside: plain HTTP, nothing but reading."""
 _PARALLEL: Final = 8
+_THERE: Final = "there"
+_APPLIED: Final = "applied"
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it was built
 
 
@@ -400,27 +402,27 @@ def apply(
 
 
 def _apply_one(kube: Kube, obj: Object, applied: AppliedObjects, timeout_seconds: float) -> bool:
-    if applied.is_current(obj) and _exists(kube, obj):
-        return False
     last: list[KubeError] = []
 
-    def attempt() -> bool:
+    def attempt() -> str | None:
         try:
+            if applied.is_current(obj) and _exists(kube, obj):
+                return _THERE
             _write(kube, obj)
         except KubeError as error:
             if not _may_pass(error):
                 raise KubeError(f"{_label(obj)}: {error}", status=error.status, reason=error.reason) from error
             last[:] = [error]
-            return False
-        return True
+            return None
+        return _APPLIED
 
-    wait_until(
+    done = wait_until(
         attempt,
         timeout_seconds=timeout_seconds,
         what=f"the API server to take {_label(obj)}",
         found=lambda: str(last[0]),
     )
-    return True
+    return done == _APPLIED
 
 
 def _write(kube: Kube, obj: Object) -> None:
@@ -445,7 +447,7 @@ def _exists(kube: Kube, obj: Object) -> bool:
 
 def _may_pass(error: KubeError) -> bool:
     """Whether the same request may succeed a moment later: a kind or a webhook that is not served yet."""
-    return error.status in (0, 404, 409, 429) or error.status >= 500
+    return error.may_pass or error.status in (404, 409)
 
 
 def _is_established(definition: Object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from labkit.cluster import manifests
+from labkit.cluster.config import DEFAULT_ADDRESS
 from labkit.cluster.controlplane import API_SERVER, PORTS
 from labkit.errors import ClusterError
 from labkit.names import API_SERVER_PORT, ETCD_PEER_PORT
@@ -89,8 +91,14 @@ def check_free(address: str, ports: Mapping[str, int]) -> None:
     if taken:
         raise ClusterError(
             f"wanted free ports at {address}, found taken: {'; '.join(taken)}; "
-            "end that process or give the lab another address with --address 127.0.0.2"
+            f"end that process or give the lab another address with --address {another(address)}"
         )
+
+
+def another(address: str) -> str:
+    """Return the loopback address to propose instead of one: the next."""
+    following = ipaddress.IPv4Address(address) + 1
+    return str(following) if following.is_loopback else DEFAULT_ADDRESS
 
 
 def taken_ports(address: str, ports: Mapping[str, int]) -> list[str]:

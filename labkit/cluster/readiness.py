@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
 from labkit.clock import wait_until
 from labkit.cluster.running import RunningLab
 from labkit.errors import KubeError
-from labkit.kube import DEPLOYMENTS, NODES, PODS, Object
+from labkit.kube import DEPLOYMENTS, NODES, PODS, Kube, Object
 
 LOG_TAIL_LINES: Final = 15
 
@@ -47,15 +48,12 @@ def wait_ready(
 
     def all_ready() -> bool:
         check()
-        found = {node["metadata"]["name"] for node in lab.kube.list(NODES)["items"] if is_ready(node)}
-        missing[:] = [f"node {name}" for name in sorted(nodes - found)]
-        if deployments:
-            available = {
-                (entry["metadata"]["namespace"], entry["metadata"]["name"])
-                for entry in lab.kube.list(DEPLOYMENTS)["items"]
-                if is_available(entry)
-            }
-            missing.extend(f"{namespace}/{name}" for namespace, name in sorted(deployments - available))
+        try:
+            missing[:] = _missing(lab.kube, nodes, deployments)
+        except KubeError as error:
+            if not error.may_pass:
+                raise
+            missing[:] = [f"API server ({error})"]
         return not missing
 
     wait_until(
@@ -65,6 +63,19 @@ def wait_ready(
         poll_seconds=0.1,
         found=lambda: f"not ready: {', '.join(missing)}{_pod_troubles(lab)}",
     )
+
+
+def _missing(kube: Kube, nodes: AbstractSet[str], deployments: AbstractSet[tuple[str, str]]) -> list[str]:
+    found = {node["metadata"]["name"] for node in kube.list(NODES)["items"] if is_ready(node)}
+    missing = [f"node {name}" for name in sorted(nodes - found)]
+    if deployments:
+        available = {
+            (entry["metadata"]["namespace"], entry["metadata"]["name"])
+            for entry in kube.list(DEPLOYMENTS)["items"]
+            if is_available(entry)
+        }
+        missing += [f"{namespace}/{name}" for namespace, name in sorted(deployments - available)]
+    return missing
 
 
 def is_ready(obj: Object) -> bool:

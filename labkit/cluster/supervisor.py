@@ -44,6 +44,11 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONG_LIFE_SECONDS: Final = 60.0
 """A component that lived this long starts again without a pause."""
 MAX_LOG_BYTES: Final = 16 * 2**20
+NAME: Final = "supervisor"
+LOG_FILE: Final = f"{NAME}.log"
+"""Its own log, among those of its components."""
+CANNOT_START: Final = 127
+"""Exit code of a component whose program cannot even be started, as a shell's."""
 STARTING_TICK_SECONDS: Final = 0.02
 IDLE_TICK_SECONDS: Final = 1.0
 GATE_TIMEOUT_SECONDS: Final = 1.0
@@ -95,6 +100,7 @@ class Supervisor:
         self._clock = clock
         self._status_file = status_file
         self._supervised = [_Supervised(entry, logs / f"{entry.name}.log") for entry in components]
+        self._log_files = [logs / LOG_FILE, *(entry.log_file for entry in self._supervised)]
         self._by_name = {entry.component.name: entry for entry in self._supervised}
         self._written: dict[str, ProcessState] = {}
 
@@ -136,15 +142,20 @@ class Supervisor:
                 self._start(entry)
 
     def _start(self, entry: _Supervised) -> None:
-        try:
-            with entry.log_file.open("ab", buffering=0) as log:
-                entry.pid = _spawn(entry.component, log)
-        except OSError as error:
-            logger.error("cannot start %s: %s", entry.component.name, error)
-            self._back_off(entry)
-            return
         entry.restarts += 1
         entry.started_at = self._clock.monotonic()
+        try:
+            with entry.log_file.open("ab", buffering=0) as log:
+                try:
+                    entry.pid = _spawn(entry.component, log)
+                except OSError as error:
+                    log.write(f"cannot start {entry.component.command[0]}: {error}\n".encode())
+                    raise
+        except OSError as error:
+            logger.error("cannot start %s: %s", entry.component.name, error)
+            entry.exit_code = CANNOT_START
+            self._back_off(entry)
+            return
         self._enter(entry, "running")
         logger.info("started %s, pid %d", entry.component.name, entry.pid)
 
@@ -222,8 +233,8 @@ class Supervisor:
             logger.error("cannot write %s: %s", self._status_file, error)
 
     def _rotate_logs(self) -> None:
-        for entry in self._supervised:
-            rotate(entry.log_file)
+        for log_file in self._log_files:
+            rotate(log_file)
 
 
 def rotate(log_file: Path, *, max_bytes: int = MAX_LOG_BYTES) -> bool:

@@ -197,7 +197,7 @@ def find_bubblewrap() -> Bubblewrap:
     Raises
     ------
     ToolError
-        If none works; the message tells what the system said and what helps.
+        If none works; the message tells what the system said. What helps is for ``labkit doctor`` to say.
     """
     complaints: list[str] = []
     for program in _candidates():
@@ -215,11 +215,7 @@ def find_bubblewrap() -> Bubblewrap:
                 return bubblewrap
             complaints.append(f"{program}: {done.stderr.strip() or done.returncode}")
     found = "; ".join(dict.fromkeys(complaints)) or "no bwrap"
-    raise ToolError(
-        f"wanted bubblewrap to make a private mount for each pod, found: {found}. "
-        "On Ubuntu 23.10 and later 'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' allows it; "
-        "in a container run with '--security-opt seccomp=unconfined --security-opt apparmor=unconfined'"
-    )
+    raise ToolError(f"wanted bubblewrap to make a private mount for each pod, found: {found}")
 
 
 def _candidates() -> list[str]:
