@@ -67,7 +67,7 @@ class ScenarioController:
     Notes
     -----
     What a scenario has done is in its status and in ConfigMap ``lab``; this object only remembers since when all VMs
-    run, which a restart counts anew.
+    run, which a restart counts anew, and whose links are set, which a restart sets again.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class ScenarioController:
         self._tempo = tempo
         self._clock = clock
         self._placed_since: tuple[str, float] | None = None
+        self._linked = ""
+        """UID of the scenario whose links the migration policy has."""
         self._current: tuple[tuple[str, int], Scenario, Expansion] | None = None
         self._statuses: dict[str, dict[str, Any]] = {}
         """By UID, the status as this process wrote it last: nobody else writes it, and the watch is behind."""
@@ -147,7 +149,7 @@ class ScenarioController:
             self._start(obj, scenario)
             return 0.0
         self._placed_since = None
-        self._hold(scenario)
+        self._hold(metadata["uid"], scenario)
         by_name = {node.name: node for node in nodes}
         for name in found.extra_nodes:
             self._kube.delete(NODES, name)
@@ -168,7 +170,7 @@ class ScenarioController:
             and (vm["metadata"].get("labels") or {}).get(SCENARIO_LABEL) == metadata["name"]
         }
 
-    def _hold(self, scenario: Scenario) -> None:
+    def _hold(self, uid: str, scenario: Scenario) -> None:
         """Put lab time 0 out of reach, and set what holds for the whole scenario."""
         data = self._lab()
         now = self._clock.now()
@@ -177,9 +179,11 @@ class ScenarioController:
             wanted[EPOCH_KEY] = repr(now + NOT_BEGUN_SECONDS)
         if any(data.get(key) != value for key, value in wanted.items()):
             self._kube.patch(CONFIG_MAPS, LAB_CONFIG_MAP, {"data": wanted}, MONITORING_NAMESPACE)
+        if self._linked != uid:
             megabits = scenario.link_bytes_per_second * 8 / 1e6
             policy = {"data": {"networkBandwidthMbps": f"{megabits:g}"}}
             self._kube.patch(CONFIG_MAPS, MIGRATION_POLICY_CONFIG_MAP, policy, MONITORING_NAMESPACE)
+            self._linked = uid
 
     def _lab(self) -> dict[str, str]:
         """Return the data of ConfigMap ``lab``, from the API server: this process has just written it, perhaps."""

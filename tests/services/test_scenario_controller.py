@@ -8,6 +8,7 @@ import pytest
 from fake_kube import FakeKube, FakeStore
 
 from labkit.clock import VirtualClock
+from labkit.errors import KubeError
 from labkit.kube import (
     CONFIG_MAPS,
     NODES,
@@ -121,6 +122,18 @@ def test_lab_time_stands_still_while_vms_are_placed(stage: Stage) -> None:
     stage.controller.look()
     assert stage.epoch() > START + 365 * 86400
     assert stage.status()["phase"] == "Pending"
+
+
+def test_links_are_set_even_where_lab_time_stands_still_already(stage: Stage) -> None:
+    stage.kube.refuses = lambda verb, resource, name: (
+        KubeError("away", status=503) if (verb, name) == ("patch", "migration-policy") else None
+    )
+    stage.scenario()
+    with pytest.raises(KubeError, match="away"):
+        stage.controller.look()
+    stage.kube.refuses = lambda verb, resource, name: None
+    stage.controller.look()
+    assert stage.kube.get(CONFIG_MAPS, "migration-policy", "monitoring")["data"]["networkBandwidthMbps"] == "10000"
 
 
 def test_it_starts_when_all_vms_have_run_for_the_length_of_the_windows(stage: Stage) -> None:
