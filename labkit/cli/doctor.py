@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
     config = cluster.wanted_config(args.name, address=args.address, backend=args.backend, tools=args.tools)
     running = cluster.running(args.name)
+    is_up = running is not None and (running.backend, running.address) == (config.backend, config.address)
     examine = kind_machine.examine if config.backend == "kind" else machine.examine
-    checks = examine(config, lab_is_up=running is not None and running.backend == config.backend)
+    checks = examine(config, lab_is_up=is_up)
     problems = [check for check in checks if check.level == "problem"]
     if args.json:
         print(json.dumps({"can_run": not problems, "checks": [check.to_json() for check in checks]}, indent=1))

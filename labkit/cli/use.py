@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 
 HELP = "switch the descheduler of a running lab to another algorithm"
 
@@ -35,9 +36,12 @@ def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import cluster
     from labkit.cluster.algorithm import switch_algorithm
+    from labkit.errors import InputError
     from labkit.names import DESCHEDULER_NAMESPACE, POLICY_CONFIG_MAP, PROMETHEUS_PORT
     from labkit.prometheus import Prometheus
 
+    if not 0 < args.timeout < math.inf:
+        raise InputError(f"wanted a timeout above 0 s, found {args.timeout:g}")
     lab = cluster.find(args.name)
     switch = switch_algorithm(
         lab.kube,
