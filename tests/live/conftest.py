@@ -8,6 +8,8 @@ import pytest
 
 from labkit import cluster
 from labkit.cluster import LabConfig, RunningLab
+from labkit.cluster.algorithm import stop_descheduling
+from labkit.names import DESCHEDULER_NAMESPACE
 
 NewLab = Callable[..., RunningLab]
 
@@ -31,6 +33,18 @@ def lab(backend: str) -> Iterator[RunningLab]:
         yield cluster.up(config)
     finally:
         cluster.down(config.name)
+
+
+@pytest.fixture(scope="module")
+def quiet_lab(lab: RunningLab) -> Iterator[RunningLab]:
+    """The shared lab without its descheduler, which would move VMs between two looks of a test."""
+    stop_descheduling(lab.kube, timeout_seconds=120)
+    yield lab
+    lab.kubectl("scale", "deployment/descheduler", "-n", DESCHEDULER_NAMESPACE, "--replicas=1")
+    lab.kubectl(
+        "rollout", "status", "deployment/descheduler", "-n", DESCHEDULER_NAMESPACE, "--timeout=120s",
+        timeout_seconds=150,
+    )  # fmt: skip
 
 
 @pytest.fixture

