@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -453,6 +454,27 @@ def test_lack_of_disk_is_one_clear_line_and_nothing_is_left(monkeypatch: pytest.
     with pytest.raises(ClusterError, match=r"GiB of disk for the lab in .* LABKIT_STATE"):
         cluster.up(config)
     assert not LabFolder(config.name).exists
+
+
+def test_machine_that_refuses_private_mounts_is_one_clear_line(tmp_path: Path) -> None:
+    refusing = ["unshare", "--user", "--map-root-user", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    if (
+        not all(map(shutil.which, ("unshare", "setpriv")))
+        or subprocess.run([*refusing, "true"], check=False).returncode
+    ):
+        pytest.skip("nothing here can take the right to mount away")
+    done = subprocess.run(
+        [*refusing, sys.executable, "-m", "labkit", "up", "--name", "test-refused", "--address", "127.0.0.4"],
+        env={**os.environ, "LABKIT_STATE": str(tmp_path), "LABKIT_CACHE": str(cache_home())},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "wanted bubblewrap to make a private mount for each pod, found: " in done.stderr
+    assert "; what helps: " in done.stderr
+    assert not (tmp_path / "test-refused" / "lab.json").exists()
 
 
 @pytest.mark.parametrize("seconds", [0.8, 3.0], ids=["early", "while it starts"])
