@@ -146,7 +146,8 @@ def read(folders: Iterable[Path]) -> list[LiveRun]:
 def outcomes(runs: Iterable[LiveRun]) -> pd.DataFrame:
     """Return one row per live run: ``side``, ``scenario``, ``algorithm``, ``repeat``, ``missed_cycles``, the metrics.
 
-    A time that was not reached stands at the run's length, as everywhere in the statistics.
+    A time that was not reached counts with the run's length, as everywhere in the statistics: means are restricted
+    means. What a run does not define, as a time to converge without descheduling, is NaN and takes no part.
     """
     return pd.DataFrame([_row(run, run.record.backend, run.record.summary) for run in runs])
 
@@ -188,14 +189,19 @@ def imitate(run: LiveRun, *, chance: int = 0, score_lag_seconds: float = 0.0) ->
 
 
 def _row(run: LiveRun, side: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: summary[name] for name in METRICS}
-    for name, value in values.items():
-        if value is None and get(name).censored:
-            values[name] = run.record.duration_seconds
     return {
         "side": side, "scenario": run.record.scenario, "algorithm": run.treatment, "repeat": run.repeat,
-        "missed_cycles": run.missed_cycles, **{name: float(value) for name, value in values.items()},
+        "missed_cycles": run.missed_cycles,
+        **{name: _value(get(name), summary, run.record.duration_seconds) for name in METRICS},
     }  # fmt: skip
+
+
+def _value(metric: Metric, summary: Mapping[str, Any], duration_seconds: float) -> float:
+    value = summary[metric.name]
+    if value is not None:
+        return float(value)
+    defined = not metric.needs or bool(summary[metric.needs])
+    return duration_seconds if metric.censored and defined else float("nan")
 
 
 # --- comparison ------------------------------------------------------------------------------------------
@@ -239,11 +245,19 @@ class Fidelity:
         return tuple(sorted(self.one["scenario"].unique()))
 
     def values(self, frame: pd.DataFrame, scenario: str, metric: str) -> dict[str, FloatArray]:
-        """Return the values of a side's runs by algorithm, the algorithms in order of the first side's mean."""
-        means = self.one[self.one["scenario"] == scenario].groupby("algorithm")[metric].mean()
-        part = frame[frame["scenario"] == scenario]
+        """Return the values of a side's runs by algorithm, the algorithms in order of the first side's mean.
+
+        Algorithms for which one of the sides does not define the metric are left out.
+        """
+        means, other = (
+            side[side["scenario"] == scenario].groupby("algorithm")[metric].mean().dropna()
+            for side in (self.one, self.other)
+        )
+        part = frame[frame["scenario"] == scenario].dropna(subset=[metric])
         order = means.reset_index().sort_values([metric, "algorithm"], ascending=[False, True])["algorithm"]
-        return {name: part.loc[part["algorithm"] == name, metric].to_numpy(np.float64) for name in order}
+        return {
+            name: part.loc[part["algorithm"] == name, metric].to_numpy(np.float64) for name in order if name in other
+        }
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
@@ -318,10 +332,12 @@ class Fidelity:
             rows = self.pairs[self.pairs["metric"] == metric]
             apart = rows[~rows["agrees"]]
             names = ", ".join(f"{row.algorithm} ({row.scenario})" for row in apart.itertuples())
+            lacking = sorted(set(self.one["algorithm"]) - set(rows["algorithm"]))
             said.append(
                 f"{get(metric).title}: the mean of {other} lies within the spread of {one} or 10 % in "
                 f"{int(rows['agrees'].sum())} of {len(rows)} pairs" + (f"; not for {names}." if names else ".")
-            )
+                + (f" It is not defined for {', '.join(lacking)}." if lacking else "")
+            )  # fmt: skip
         known = self.pairs.dropna(subset=["difference_low"])
         without = known[(known["difference_low"] > 0) | (known["difference_high"] < 0)]
         said.append(f"Of {len(known)} differences of means {len(without)} have a 95 % interval without 0.")

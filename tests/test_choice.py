@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,18 @@ def test_a_goal_without_its_metric_is_left_out_and_hot_spots_are_wanted() -> Non
         choose(designs(migrations=MOVES), "used")
     with pytest.raises(InputError, match="wanted a reference of none, used"):
         choose(designs(hotspot_seconds=HOT), "stranger")
+
+
+def test_too_few_runs_choose_nothing() -> None:
+    few = {
+        name: replace(each, values=each.values[:5], strata=each.strata[:5], censored=each.censored[:5])
+        for name, each in designs(hotspot_seconds=HOT, migrations=MOVES).items()
+    }
+    with pytest.raises(InputError, match=r"wanted 6 paired blocks .* found 5: add seeds"):
+        choose(few, "used")
+
+
+def test_a_goal_for_which_no_algorithm_is_left_is_left_out() -> None:
+    hot = {"none": 100.0, "used": 5000.0, "busy": 6000.0}
+    found = choose(designs(hotspot_seconds=hot, migrations=dict.fromkeys(hot, 1.0)), "none")
+    assert [each.goal.metric for each in found] == ["hotspot_seconds"]

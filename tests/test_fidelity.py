@@ -126,10 +126,28 @@ def test_only_what_both_sides_have_is_compared() -> None:
         Fidelity.of(one, made("kind", {"c": [1.0]}))
 
 
-def test_a_time_not_reached_stands_at_the_length_of_the_run(runs: list[fidelity.LiveRun]) -> None:
-    without = next(run for run in runs if run.record.algorithm == "none")
-    assert without.record.summary["time_to_converge_seconds"] is None
-    assert fidelity.outcomes([without])["time_to_converge_seconds"].tolist() == [LAB_SECONDS]
+def test_a_time_not_reached_counts_with_the_length_of_the_run(runs: list[fidelity.LiveRun]) -> None:
+    run = next(run for run in runs if run.record.algorithm == "max_metric")
+    late = replace(run.record, summary={**run.record.summary, "time_to_converge_seconds": None})
+    found = fidelity.outcomes([replace(run, record=late)])
+    assert found["time_to_converge_seconds"].tolist() == [LAB_SECONDS]
+
+
+def test_without_descheduling_there_is_no_time_to_converge(runs: list[fidelity.LiveRun]) -> None:
+    live = fidelity.outcomes(runs)
+    assert live.loc[live["algorithm"] == "none", "time_to_converge_seconds"].isna().all()
+    found = Fidelity.of(live, live.assign(side="kind"))
+    times = found.pairs[found.pairs["metric"] == "time_to_converge_seconds"]
+    assert set(times["algorithm"]) == {name for name in ALGORITHMS if name != "none"}
+    assert found.sentences()[METRICS.index("time_to_converge_seconds")].endswith("It is not defined for none.")
+
+
+def test_a_number_that_a_run_lacks_takes_no_part(runs: list[fidelity.LiveRun]) -> None:
+    first, *others = runs
+    lacking = replace(first.record, summary={**first.record.summary, "memory_stddev_final": None})
+    frame = fidelity.outcomes([replace(first, record=lacking), *others])
+    assert frame["memory_stddev_final"].isna().sum() == 1
+    assert Fidelity.of(frame, frame.assign(side="kind")).pairs["agrees"].all()
 
 
 def test_ranks_have_a_row_of_means_over_what_has_a_value() -> None:
@@ -194,7 +212,7 @@ def test_imitations_of_repeats_share_no_draw_and_agree_with_runs_of_the_same_mod
     found = Fidelity.of(fidelity.outcomes(runs), twin)
     sentences = found.sentences()
     assert len(sentences) == len(METRICS) + 2
-    assert sentences[-2].startswith("Of 15 differences of means ")
+    assert sentences[-2].startswith("Of 14 differences of means ")
     assert sentences[0].startswith("Migrations: the mean of twin lies within the spread of local or 10 % in ")
     by_metric = found.pairs.set_index(["algorithm", "metric"])
     assert by_metric.loc[("none", "migrations"), "other_mean"] == 0.0

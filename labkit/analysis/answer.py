@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from labkit.analysis.choice import is_choice
 from labkit.analysis.metrics import Metric
-from labkit.analysis.statistics import Blocks, Comparison, Interval, pareto_front
-from labkit.experiment import BASELINES
+from labkit.analysis.statistics import MIN_BLOCKS, Blocks, Comparison, Interval, bootstrap_mean, pareto_front
 
-MIN_BLOCKS = 6
-"""Below this no two-sided signed-rank test can reach p < 0.05: 2 / 2^5 = 0.0625."""
-
+__all__ = ["MIN_BLOCKS", "answer", "interval", "number"]
 
 MAX_NAMED = 5
 """A sentence names no more algorithms than this of one verdict."""
@@ -31,8 +29,8 @@ def number(value: float) -> str:
 
 
 def interval(found: Interval) -> str:
-    """Write an estimate with its interval; where that is a point, only the estimate."""
-    if found.low == found.high:
+    """Write an estimate with its interval; where that is a point or not known, only the estimate."""
+    if found.low == found.high or np.isnan(found.low):
         return number(found.estimate)
     return f"{number(found.estimate)} [{number(found.low)}, {number(found.high)}]"
 
@@ -54,15 +52,15 @@ def answer(
     Returns
     -------
     list of str
-        Three sentences. Where several are best, the one with the fewest migrations is named. ``none``, ``random``
-        and ``oracle`` are ends of the scale and cannot be chosen.
+        Three sentences. The best mean is named, of equal ones that with the fewest migrations, and what cannot be told
+        from it. ``none``, ``random`` and ``oracle`` are ends of the scale and cannot be chosen.
     """
     found = {each.treatment: each for each in comparisons[primary.name]}
-    choices = [name for name in found if name.split(" ")[0] not in BASELINES and "(again" not in name] or list(found)
+    choices = [name for name in found if is_choice(name)] or list(found)
     moves = {each.treatment: each.mean.estimate for each in comparisons.get("migrations", ())}
     best = min(choices, key=lambda name: (primary.sign * found[name].mean.estimate, moves.get(name, 0.0)))
     return [
-        _first(found, best, primary, baseline),
+        _first(found, best, primary, baseline) + _level_with(designs[primary.name], best, choices),
         _second(designs, best, baseline, choices),
         _third(designs[primary.name], found, best, primary, baseline, choices),
     ]
@@ -71,7 +69,9 @@ def answer(
 def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
     what = metric.title if metric.title[1].isupper() else metric.title[0].lower() + metric.title[1:]
-    lead = f"By {what}, {best} did best: {interval(found[best].mean)}{unit} per run"
+    if len(found) == 1:
+        return f"Only {best} took part; by {what} it reached {interval(found[best].mean)}{unit} per run."
+    lead = f"By {what}, {best} had the best mean: {interval(found[best].mean)}{unit} per run"
     if metric.censored:
         lead += " (restricted to the run's length)"
     if best == baseline:
@@ -80,12 +80,26 @@ def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline:
     return f"{lead}, against {reference} of {baseline}, a difference of {interval(found[best].difference)}."
 
 
+def _level_with(design: Blocks, best: str, choices: Sequence[str]) -> str:
+    """Name those whose difference to the best may be chance."""
+    if len(design.values) < MIN_BLOCKS:
+        return ""
+    level = [
+        name
+        for name in choices
+        if name != best and not bootstrap_mean(design.column(name) - design.column(best), design.strata).excludes_zero()
+    ]
+    if not level:
+        return ""
+    return f" Not to be told from it: {_list(level) if len(level) <= MAX_NAMED else f'{len(level)} others'}."
+
+
 def _second(designs: Mapping[str, Blocks], best: str, baseline: str, choices: Sequence[str]) -> str:
     if "migrations" not in designs:
         return "Migrations were not among the metrics."
     moves = designs["migrations"]
     means = {name: float(moves.column(name).mean()) for name in moves.treatments}
-    text = f"It took {number(means[best])} migrations per run"
+    text = f"It took {number(means[best])} migration{'' if means[best] == 1 else 's'} per run"
     if best != baseline and baseline in means:
         text += f", against {number(means[baseline])} of {baseline}"
     if "hotspot_seconds" not in designs or len(choices) < 2:
@@ -95,7 +109,8 @@ def _second(designs: Mapping[str, Blocks], best: str, baseline: str, choices: Se
     front = [name for name, on in zip(choices, pareto_front(points), strict=True) if on]
     if len(front) == 1:
         return f"{text}; no algorithm had both fewer migrations and fewer hot spots than {front[0]}, which beats all."
-    return f"{text}; weighing migrations against hot spots, nothing beats {_list(front)}."
+    named = _list(front) if len(front) <= MAX_NAMED else f"{len(front)} of the {len(choices)}"
+    return f"{text}; weighing migrations against hot spots, nothing beats {named}."
 
 
 def _third(

@@ -13,7 +13,7 @@ from typing import Final
 
 from labkit.analysis import statistics
 from labkit.analysis.metrics import Metric
-from labkit.analysis.statistics import EQUIVALENT_PROBABILITY, Blocks, Comparison, Interval
+from labkit.analysis.statistics import EQUIVALENT_PROBABILITY, MIN_BLOCKS, Blocks, Comparison, Interval
 from labkit.errors import InputError
 from labkit.experiment import BASELINES
 
@@ -98,16 +98,27 @@ def choose(designs: Mapping[str, Blocks], reference: str, *, goals: Sequence[Goa
     reference : str
         The treatment in use, whose hot spots are the floor.
 
+    Returns
+    -------
+    list of Choice
+        One for each goal that an algorithm is left for.
+
     Raises
     ------
     InputError
-        If hot spots were not measured, or the reference or every algorithm is missing.
+        If hot spots were not measured, the reference or every algorithm is missing, or the runs are too few to tell
+        any two algorithms apart.
     """
     if FLOOR_METRIC not in designs:
         raise InputError(f"wanted runs with {FLOOR_METRIC}, found {', '.join(designs) or 'none'}")
     hot = designs[FLOOR_METRIC]
     if reference not in hot.treatments:
         raise InputError(f"wanted a reference of {', '.join(hot.treatments)}; found {reference!r}")
+    if len(hot.values) < MIN_BLOCKS:
+        raise InputError(
+            f"wanted {MIN_BLOCKS} paired blocks (scenario and seed) or more to choose by, found {len(hot.values)}: "
+            "add seeds or scenarios to the matrix"
+        )
     names = [name for name in hot.treatments if is_choice(name)]
     if not names:
         raise InputError(f"wanted algorithms to choose from, found only {', '.join(hot.treatments)}")
@@ -117,7 +128,10 @@ def choose(designs: Mapping[str, Blocks], reference: str, *, goals: Sequence[Goa
         if goal.metric not in designs:
             continue
         left_out = worse if goal.floor else ()
-        choices.append(_choose(goal, designs, reference, [name for name in names if name not in left_out], left_out))
+        known = designs[goal.metric].treatments
+        left = [name for name in names if name not in left_out and name in known]
+        if left and reference in known:
+            choices.append(_choose(goal, designs, reference, left, left_out))
     return choices
 
 
@@ -140,7 +154,6 @@ def _choose(
     goal: Goal, designs: Mapping[str, Blocks], reference: str, names: Sequence[str], left_out: tuple[str, ...]
 ) -> Choice:
     design = designs[goal.metric]
-    names = [name for name in names if name in design.treatments]
     cost = {name: float(designs.get("migrations", design).column(name).mean()) for name in names}
     leader = min(names, key=lambda name: (design.metric.sign * float(design.column(name).mean()), cost[name]))
     level = tuple(name for name in names if _level(design, name, leader))

@@ -27,6 +27,9 @@ class Metric:
     censored : bool
         A run may end before the event happens; its value is then None, and means are restricted to the run's
         length (the restricted mean survival time), never taken over a made-up value.
+    needs : str
+        Key of the summary without which the event is not defined, rather than late: a run without descheduling cycles
+        cannot converge. Empty where the event is defined for every run.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Metric:
     better: Literal["lower", "higher"] = "lower"
     rope: float = 0.0
     censored: bool = False
+    needs: str = ""
 
     @property
     def sign(self) -> int:
@@ -45,7 +49,7 @@ class Metric:
 _ALL: Final = (
     Metric("hotspot_seconds", "Hot spots", "node-seconds above 80 %", rope=60.0),
     Metric("migrations", "Migrations", "", rope=1.0),
-    Metric("time_to_converge_seconds", "Time to converge", "s", rope=60.0, censored=True),
+    Metric("time_to_converge_seconds", "Time to converge", "s", rope=60.0, censored=True, needs="cycles"),
     Metric("time_to_settle_seconds", "Time to settle", "s", rope=60.0, censored=True),
     Metric("cpu_stddev_mean", "CPU imbalance", "standard deviation, mean over time", rope=0.01),
     Metric("cpu_stddev_final", "CPU imbalance at the end", "standard deviation", rope=0.01),
@@ -62,7 +66,7 @@ _ALL: Final = (
     Metric("bytes_moved", "Bytes moved", "bytes", rope=2.0**30),
     Metric("downtime_seconds", "Downtime", "VM-seconds", rope=0.5),
     Metric("evictions_requested", "Evictions requested", "", rope=1.0),
-    Metric("control_delay_seconds", "Control delay", "s", rope=15.0, censored=True),
+    Metric("control_delay_seconds", "Control delay", "s", rope=15.0, censored=True, needs="cycles"),
     Metric("slatah", "SLATAH", "share of active time at 100 % CPU", rope=0.005),
     Metric("pdm", "PDM", "share of work lost to migrations", rope=0.0001),
     Metric("happiness_mean", "Happiness", "delivered over demanded CPU, mean over VMs", better="higher", rope=0.005),

@@ -3,14 +3,15 @@
 Runs are compared within blocks: one scenario, seed and size, where every algorithm met the same nodes, VMs and load.
 Seeds of one scenario are no independent data sets, so intervals come from a bootstrap that resamples seeds within
 each scenario: they speak about these scenarios, not about all that may exist. Claims rest on paired tests and
-intervals; mean ranks depend on who else takes part (Benavoli, Corani and Mangili 2016) and are a picture only.
+intervals, and on :data:`MIN_BLOCKS` blocks or more; mean ranks depend on who else takes part (Benavoli, Corani and
+Mangili 2016) and are a picture only.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,8 @@ DIRICHLET_DRAWS: Final = 2_000
 CONFIDENCE: Final = 0.95
 ALPHA: Final = 0.05
 EQUIVALENT_PROBABILITY: Final = 0.95
+MIN_BLOCKS: Final = 6
+"""Below this no two-sided signed-rank test can reach p < 0.05 (2 / 2^5 = 0.0625), and nothing is claimed."""
 _SEED: Final = 20261123
 """Of the bootstrap: the same runs give the same report."""
 
@@ -50,6 +53,8 @@ class Blocks:
         Blocks left out because a run of theirs is missing or failed.
     absent : tuple of str
         Treatments without a single finished run.
+    undefined : tuple of str
+        Treatments left out because none of their runs has a value: the metric says nothing about them.
     """
 
     metric: Metric
@@ -59,6 +64,7 @@ class Blocks:
     censored: BoolArray
     dropped: int
     absent: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()
 
     def column(self, treatment: str) -> FloatArray:
         """Return the values of one treatment, shape (n_blocks,)."""
@@ -70,7 +76,7 @@ class Blocks:
         rows = [np.array(self.strata) == name for name in names]
         values = np.vstack([self.values[row].mean(axis=0) for row in rows])
         censored = np.vstack([self.censored[row].all(axis=0) for row in rows])
-        return Blocks(self.metric, self.treatments, values, names, censored, self.dropped)
+        return replace(self, values=values, strata=names, censored=censored)
 
 
 def treatments(runs: pd.DataFrame) -> pd.Series[str]:
@@ -97,12 +103,13 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
     InputError
         If no block is complete.
     """
-    good = runs[runs["status"] == "succeeded"]
+    named = runs.assign(treatment=treatments(runs))
+    good = named[named["status"] == "succeeded"]
     if good.empty or metric.name not in good:
         raise InputError(f"wanted finished runs with {metric.name}, found none")
     frame = pd.DataFrame(
         {
-            "treatment": treatments(good),
+            "treatment": good["treatment"],
             "scenario": good["scenario"].astype(str) + _size(good),
             "seed": good["seed"],
             "repeat": good.get("repeat", 1),
@@ -110,14 +117,19 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
             "end": good["lab_seconds"].astype("float64"),
         }
     )
-    frame["censored"] = frame["value"].isna() & metric.censored
+    # What is not defined is no late event: a run without cycles does not take its whole length to converge.
+    defined = good[metric.needs].fillna(0) > 0 if metric.needs in good else True
+    frame["censored"] = frame["value"].isna() & metric.censored & defined
     frame["value"] = frame["value"].where(~frame["censored"], frame["end"])
+    finished = list(dict.fromkeys(frame["treatment"]))
+    frame = frame.dropna(subset=["value"])
+    if frame.empty:
+        raise InputError(f"wanted finished runs with {metric.name}, found none in which it is defined")
     index = ["scenario", "seed", "repeat"]
-    wide = frame.pivot_table(index=index, columns="treatment", values="value", aggfunc="first")
-    order = list(dict.fromkeys(frame["treatment"]))
-    wide = wide[order] if set(order) == set(wide.columns) else wide.reindex(columns=order)
-    complete = wide.notna().all(axis=1)
-    kept = wide[complete]
+    present = set(frame["treatment"])
+    order = [name for name in finished if name in present]
+    wide = frame.pivot_table(index=index, columns="treatment", values="value", aggfunc="first")[order]
+    kept = wide[wide.notna().all(axis=1)]
     if kept.empty:
         raise InputError(
             f"wanted blocks in which every algorithm has {metric.name}, found none of {len(wide)} complete"
@@ -130,7 +142,8 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
         tuple(str(scenario) for scenario in kept.index.get_level_values("scenario")),
         censored.loc[kept.index].to_numpy(bool),
         _count_blocks(runs) - len(kept),
-        tuple(sorted(set(treatments(runs)) - set(order))),
+        tuple(sorted(set(named["treatment"]) - set(finished))),
+        tuple(name for name in finished if name not in present),
     )
 
 
@@ -152,7 +165,7 @@ def _size(runs: pd.DataFrame) -> pd.Series[str]:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval."""
+    """An estimate with its bootstrap interval, whose limits are NaN where nothing is known of its spread."""
 
     estimate: float
     low: float
@@ -173,7 +186,13 @@ def bootstrap_mean(
     values : FloatArray
         Shape (n,), for example paired differences.
     strata : sequence of str
-        Shape (n,); each stratum keeps its size in every resample.
+        Shape (n,); each stratum keeps its size in every resample. Where one holds a single value, which cannot tell its
+        own spread, all are resampled together: wider, and about scenarios too.
+
+    Returns
+    -------
+    Interval
+        Without limits (NaN) for a single value.
 
     References
     ----------
@@ -181,10 +200,14 @@ def bootstrap_mean(
     """
     values = np.asarray(values, dtype=np.float64)
     estimate = float(values.mean())
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(values) < 2:
+        return Interval(estimate, float("nan"), float("nan"))
+    if np.ptp(values) == 0:
         return Interval(estimate, estimate, estimate)
     rng = np.random.default_rng(_SEED)
     labels = np.asarray(strata)
+    if np.unique(labels, return_counts=True)[1].min() < 2:
+        labels = np.zeros(len(values))
     total = np.zeros(resamples)
     for label in np.unique(labels):
         part = values[labels == label]
@@ -283,9 +306,10 @@ class Comparison:
 def compare(design: Blocks, baseline: str) -> list[Comparison]:
     """Compare every treatment with the baseline, within blocks.
 
-    A verdict of better or worse needs both a Holm-adjusted p below 0.05 and an interval that excludes 0; one of
-    equivalent needs a probability of at least 0.95 that the difference lies within the metric's region of practical
-    equivalence. Everything else is undecided.
+    A verdict of better or worse needs both a Holm-adjusted p below 0.05 and an interval that excludes 0, and the same
+    sign of mean and typical difference; one of equivalent needs a probability of at least 0.95 that the difference lies
+    within the metric's region of practical equivalence. Everything else is undecided, as is everything with fewer than
+    :data:`MIN_BLOCKS` blocks.
 
     Raises
     ------
@@ -311,20 +335,23 @@ def compare(design: Blocks, baseline: str) -> list[Comparison]:
         lower, none, higher = rope_probabilities(delta, design.metric.rope)
         better = design.metric.sign * delta < 0
         superiority = float(better.mean() + 0.5 * (delta == 0).mean())
-        verdict = _verdict(design.metric, interval, adjusted[name], none)
+        typical = hodges_lehmann(delta)
+        verdict = "undecided"
+        if len(delta) >= MIN_BLOCKS:
+            verdict = _verdict(design.metric, interval, typical, adjusted[name], none)
         found.append(
             Comparison(
-                name, mean, interval, hodges_lehmann(delta), p_values[name], adjusted[name], superiority,
-                lower, none, higher, verdict,
+                name, mean, interval, typical, p_values[name], adjusted[name], superiority, lower, none, higher, verdict
             )
-        )  # fmt: skip
+        )
     return found
 
 
-def _verdict(metric: Metric, difference: Interval, p_holm: float, equivalent: float) -> str:
+def _verdict(metric: Metric, difference: Interval, typical: float, p_holm: float, equivalent: float) -> str:
     if equivalent >= EQUIVALENT_PROBABILITY:
         return "equivalent"
-    if p_holm < ALPHA and difference.excludes_zero():
+    # Where a few large differences outweigh many small ones the test and the mean speak of different things.
+    if p_holm < ALPHA and difference.excludes_zero() and difference.estimate * typical > 0:
         return "better" if metric.sign * difference.estimate < 0 else "worse"
     return "undecided"
 
