@@ -28,7 +28,7 @@ import labkit
 from labkit import versions as pinned
 from labkit.analysis.tables import COLUMNS, Tables, conform, conform_all
 from labkit.clock import WALL_CLOCK
-from labkit.errors import ResultError
+from labkit.errors import InputError, ResultError
 from labkit.scenario import Scenario, parse_scenario
 
 Status = Literal["succeeded", "failed", "interrupted"]
@@ -38,6 +38,8 @@ RUNS_FILE: Final = "runs.parquet"
 EXPERIMENT_FILE: Final = "experiment.json"
 REPORT_FILE: Final = "report.html"
 SCENARIOS_FOLDER: Final = "scenarios"
+FAILED_FOLDER: Final = "failed"
+"""Beside runs: later attempts that failed, by the names of the runs that succeeded before and stay in their place."""
 _PARTIAL_PREFIX: Final = ".partial-"
 _LIBRARIES: Final = ("numpy", "pandas", "scipy")
 
@@ -151,13 +153,15 @@ def timestamp(*, seconds_ago: float = 0.0) -> str:
 def new_folder(target: Path) -> Iterator[Path]:
     """Give a folder to fill, and rename it to its place when the block ends well.
 
-    What was in that place before is replaced. When the block fails nothing remains.
+    What was in that place before is replaced, but never a run that succeeded by one that did not: see
+    :func:`place_of`. When the block fails nothing remains.
 
     Raises
     ------
     ResultError
         If the disk refuses.
     """
+    target = target.absolute()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}{target.name}-", dir=target.parent))
@@ -166,17 +170,56 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise ResultError(f"wanted to write {target}, found: {exc.strerror or exc}; use another --out") from exc
     try:
         yield partial
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}old-", dir=target.parent))
-            os.replace(target, old)
-            os.replace(partial, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(partial, target)
+        status = _status(partial)
+        _move(partial, place_of(target, status or "succeeded"))
+        if status == "succeeded":
+            shutil.rmtree(target.parent / FAILED_FOLDER / target.name, ignore_errors=True)
     except OSError as exc:
         raise ResultError(f"wanted to write {target}, found: {exc.strerror or exc}; use another --out") from exc
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, place: Path) -> None:
+    """Rename a folder to its place; what is there is removed once it has been replaced."""
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        os.replace(partial, place)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}old-", dir=place.parent))
+    os.replace(place, old)
+    os.replace(partial, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def place_of(target: Path, status: Status) -> Path:
+    """Return where a run is put that ended so: in its folder, or beside it where a run has succeeded before."""
+    if status == "succeeded" or _status(target) != "succeeded":
+        return target
+    return target.parent / FAILED_FOLDER / target.name
+
+
+def _status(folder: Path) -> Status | None:
+    """Return how the run of a folder ended; None where there is none that can be read."""
+    try:
+        return read_run(folder).status
+    except ResultError:
+        return None
+
+
+def check_place(target: Path) -> None:
+    """Check that a run may be written to a place: what is there already would be removed.
+
+    Raises
+    ------
+    InputError
+        If something else than a run is there.
+    """
+    if (target.is_dir() and any(target.iterdir()) and not (target / RUN_FILE).is_file()) or target.is_file():
+        raise InputError(
+            f"wanted a new folder or that of a run for --out, found {target} with something else in it: "
+            "name a folder of its own, such as runs/mine"
+        )
 
 
 def encode_tables(tables: Tables) -> dict[str, bytes]:
@@ -197,7 +240,7 @@ def fill_run(folder: Path, record: RunRecord, encoded: Mapping[str, bytes]) -> N
 
 
 def write_run(target: Path, record: RunRecord, encoded: Mapping[str, bytes] | None = None) -> Path:
-    """Write a run folder, whole or not at all, and return its path.
+    """Write a run folder, whole or not at all, and return its path, which :func:`place_of` decides.
 
     Parameters
     ----------
@@ -210,14 +253,23 @@ def write_run(target: Path, record: RunRecord, encoded: Mapping[str, bytes] | No
     """
     with new_folder(target) as folder:
         fill_run(folder, record, encoded or {})
-    return target
+    return place_of(target, record.status)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write one file, whole or not at all."""
+    """Write one file, whole or not at all.
+
+    Raises
+    ------
+    ResultError
+        If the disk refuses.
+    """
     partial = path.with_name(_PARTIAL_PREFIX + path.name)
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as exc:
+        raise ResultError(f"wanted to write {path}, found: {exc.strerror or exc}; use another --out") from exc
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:

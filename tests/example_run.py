@@ -18,6 +18,17 @@ from labkit.analysis import summarize
 from labkit.results import RunRecord
 from labkit.versions import RESULTS_API_VERSION
 
+SCENARIO = """\
+apiVersion: simulation.node-classifier.io/v1alpha1
+kind: SimulationScenario
+metadata: {name: small}
+spec:
+  duration: 2m
+  nodePools: [{name: node, count: 2, resources: {cpu: 8, memory: 32Gi, pods: 110}}]
+  vmPools: [{name: vm, count: 4, resources: {cpu: 2, memory: 4Gi}, load: {cpu: 0.5, memory: 0.5}}]
+"""
+"""A scenario that is played in a moment."""
+
 LAB_SECONDS = 1200.0
 STEP_SECONDS = 15.0
 CYCLE_SECONDS = 60.0

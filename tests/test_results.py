@@ -7,7 +7,7 @@ import pytest
 from example_run import LAB_SECONDS, example_tables
 
 from labkit import analysis, results
-from labkit.errors import ResultError
+from labkit.errors import InputError, ResultError
 
 TOP_LEVEL_KEYS = {
     "api_version", "backend", "scenario", "algorithm", "seed", "tempo", "policy", "status", "error", "summary",
@@ -106,3 +106,36 @@ def test_only_whole_folders_count_as_runs(tmp_path: Path) -> None:
     partial.mkdir()
     (partial / "run.json").write_text("{}")
     assert [folder.name for folder in results.run_folders(tmp_path)] == ["run"]
+
+
+def test_a_run_that_failed_never_takes_the_place_of_one_that_succeeded(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    good, bad = make_record(seed=1), make_record(seed=2).failed("it broke")
+    assert results.write_run(target, bad) == target
+    results.write_run(target, good, encoded())
+    beside = results.write_run(target, bad)
+    assert beside == tmp_path / "failed" / "run"
+    assert (results.read_run(target), results.read_run(beside).error) == (good, "it broke")
+    assert results.run_folders(tmp_path) == [target]
+    results.write_run(target, good, encoded())
+    assert not beside.exists()
+
+
+def test_a_place_with_something_else_in_it_is_no_place_for_a_run(tmp_path: Path) -> None:
+    results.check_place(tmp_path / "new")
+    results.check_place(tmp_path)
+    results.write_run(tmp_path / "run", make_record(), encoded())
+    results.check_place(tmp_path / "run")
+    with pytest.raises(InputError, match="with something else in it"):
+        results.check_place(tmp_path)
+    with pytest.raises(InputError, match="with something else in it"):
+        results.check_place(tmp_path / "run" / "run.json")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResultError, match=r"wanted to write .*table\.parquet, found: No space left on device"):
+        results.write_table(tmp_path / "table.parquet", pd.DataFrame({"a": [1]}))

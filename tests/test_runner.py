@@ -7,16 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from example_run import SCENARIO
 
 from labkit import experiment as exp
 from labkit import results, runner
 from labkit.clock import wait_until
-from labkit.errors import ClusterError, LabError
+from labkit.errors import ClusterError, ExperimentError, InputError, LabError
 from labkit.experiment import Experiment
 from labkit.runner import twin
 from labkit.runner.play import failure
@@ -138,6 +140,71 @@ def test_a_failed_run_is_kept_and_repeated_on_request_only(finished: Path) -> No
         (folder / spec.run_id / "run.json").write_text(kept)
 
 
+def played(what: runner.Plan, *statuses: str) -> runner.Outcome:
+    """What becomes of a plan whose runs end so, without playing any."""
+
+    def play_all(jobs: Sequence[twin.Job], _: object) -> Iterator[twin.Finished]:
+        for job, status in zip(jobs, statuses, strict=True):
+            record = failure(job.spec, LabError("it broke"), experiment=job.experiment, key=job.key)
+            good = replace(record, status="succeeded", error=None, summary={"migrations": 1})
+            yield twin.Finished(good if status == "succeeded" else record, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(twin, "connect", lambda _: nullcontext())
+        patch.setattr(twin, "play_all", play_all)
+        return runner.carry_out(what)
+
+
+ONE_RUN = FILE.replace("seed: [1, 2]", "seed: [1]").replace(
+    "[none, ideal_point_positive_distance, linear_amplified_ippd_k1]", "[none]"
+)
+
+
+def test_a_repetition_that_fails_leaves_the_good_run_and_is_told(tmp_path: Path) -> None:
+    experiment, out = load(tmp_path, ONE_RUN), tmp_path / "out"
+    assert played(runner.plan(experiment, out), "succeeded").status == "succeeded"
+    outcome = played(runner.plan(experiment, out, force=True), "failed")
+    assert (outcome.status, outcome.counts, outcome.kept) == ("failed", {"succeeded": 1}, ("none-quickstart-s1-sim",))
+    assert results.read_run(out / "none-quickstart-s1-sim").status == "succeeded"
+    assert results.read_run(out / "failed" / "none-quickstart-s1-sim").error == "it broke"
+    assert runner.plan(experiment, out).todo == []
+
+
+def test_a_run_of_an_older_version_stays_beside_the_failed_one_of_this(tmp_path: Path) -> None:
+    experiment, out = load(tmp_path, ONE_RUN), tmp_path / "out"
+    played(runner.plan(experiment, out), "succeeded")
+    changed = load(tmp_path, ONE_RUN.replace("5m", "6m"))
+    outcome = played(runner.plan(changed, out), "failed")
+    assert (outcome.status, outcome.counts) == ("failed", {"failed": 1})
+    assert results.read_run(out / "none-quickstart-s1-sim").duration_seconds == 300.0
+    left = runner.plan(changed, out)
+    assert (left.todo, [each.error for each in left.failed]) == ([], ["it broke"])
+    assert runner.plan(experiment, out).todo == []
+
+
+def test_runs_of_another_version_are_no_longer_in_the_table(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    played(runner.plan(load(tmp_path, ONE_RUN), out), "succeeded")
+    with pytest.raises(ValueError, match="zip"):
+        played(runner.plan(load(tmp_path, ONE_RUN.replace("5m", "6m")), out))
+    assert not (out / results.RUNS_FILE).exists()
+
+
+def test_scenarios_of_one_name_cannot_be_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SCENARIO.replace("small", "quickstart"))
+    experiment = load(tmp_path, FILE.replace("[quickstart]", "[quickstart, mine.yaml]"))
+    with pytest.raises(ExperimentError, match="scenarios of different names, found 'quickstart' in quickstart and"):
+        runner.plan(experiment, tmp_path / "out")
+
+
+def test_a_size_that_a_scenario_cannot_have_is_refused_before_any_run(tmp_path: Path) -> None:
+    pools = SCENARIO.replace("nodePools: [{name: node, count: 2,", "nodes: [{name: node-1,")
+    (tmp_path / "mine.yaml").write_text(pools)
+    experiment = load(tmp_path, FILE.replace("[quickstart]", "[mine.yaml]").replace("[1, 2]", "[1]\n  nodes: [3]"))
+    with pytest.raises(InputError, match="wanted 1 node or more in a first node pool"):
+        runner.plan(experiment, tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_the_run_of_one_command_differs_only_in_wall_time(finished: Path, tmp_path: Path) -> None:
     arguments = (
@@ -152,12 +219,27 @@ def test_the_run_of_one_command_differs_only_in_wall_time(finished: Path, tmp_pa
 
 
 def test_one_runs_fault_does_not_cost_its_neighbours_theirs(tmp_path: Path) -> None:
-    good = exp.expand(load(tmp_path))[0]
+    what = runner.plan(load(tmp_path), tmp_path / "out")
+    good = what.runs[0]
     bad = replace(good, run_id="bad", scenario="no-such-scenario")
-    answers = twin.play_batch([twin.Job(bad, "made", "k1"), twin.Job(good, "made", "k2")])
+    answers = twin.play_batch([twin.Job(bad, "made", "k1"), twin.Job(good, "made", what.keys[good.run_id])])
     assert [each.record.status for each in answers] == ["failed", "succeeded"]
     assert "no-such-scenario" in (answers[0].record.error or "")
     assert answers[0].encoded == {}
+
+
+def test_a_worker_with_another_labkit_plays_nothing(tmp_path: Path) -> None:
+    spec = exp.expand(load(tmp_path))[0]
+    (answer,) = twin.play_batch([twin.Job(spec, "made", "the key of another version")])
+    assert answer.record.status == "failed"
+    assert "this worker has another labkit" in (answer.record.error or "")
+
+
+def test_a_failed_run_has_the_name_of_its_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "file-name.yaml"
+    path.write_text(SCENARIO)
+    spec = replace(exp.expand(load(tmp_path))[0], scenario=str(path))
+    assert failure(spec, LabError("no")).scenario == "small"
 
 
 def test_a_batch_is_as_long_as_past_runs_suggest() -> None:
@@ -227,6 +309,45 @@ def test_a_killed_worker_costs_no_run(tmp_path: Path, elsewhere: tuple[str, list
     outcome = runner.carry_out(runner.plan(load(tmp_path), tmp_path / "out"), scheduler=address, progress=watcher)
     assert watcher.begun == (6, 0)
     assert outcome.counts == {"succeeded": 6}
+
+
+@pytest.mark.slow
+def test_workers_that_are_all_gone_end_the_matrix_and_a_second_call_goes_on(
+    tmp_path: Path, elsewhere: tuple[str, list[subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, processes = elsewhere
+    monkeypatch.setattr(twin, "NO_WORKERS_SECONDS", 3.0)
+
+    class Killer(Recorder):
+        def finished(self, record: results.RunRecord) -> None:
+            super().finished(record)
+            for process in processes[1:]:
+                process.kill()
+
+    experiment, out = load(tmp_path, FILE.replace("[1, 2]", "1..40")), tmp_path / "out"
+    with pytest.raises(ClusterError, match="wanted workers at the Dask scheduler, found none for 3 s"):
+        runner.carry_out(runner.plan(experiment, out), scheduler=address, progress=Killer())
+    state, runs = results.read_experiment(out)
+    assert (state["status"], set(runs["status"])) == ("interrupted", {"succeeded"})
+    assert len(runner.plan(experiment, out).todo) == 120 - len(runs) > 0
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_gone_fails_no_run(
+    tmp_path: Path, elsewhere: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, processes = elsewhere
+
+    class Killer(Recorder):
+        def finished(self, record: results.RunRecord) -> None:
+            super().finished(record)
+            processes[0].kill()
+
+    watcher = Killer()
+    experiment, out = load(tmp_path, FILE.replace("[1, 2]", "1..40")), tmp_path / "out"
+    with pytest.raises(ClusterError, match="lost the Dask scheduler"):
+        runner.carry_out(runner.plan(experiment, out), scheduler=address, progress=watcher)
+    assert {record.status for record in watcher.records} == {"succeeded"}
 
 
 @pytest.mark.slow

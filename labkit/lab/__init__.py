@@ -32,6 +32,9 @@ class Backend(Protocol):
     def tempo(self) -> int:
         """Lab seconds per wall second."""
 
+    def check(self) -> None:
+        """Refuse what would make every run fail, as far as that is known before."""
+
     def up(self, *, say: Callable[[str], None]) -> None:
         """Make it ready for runs."""
 
@@ -130,6 +133,16 @@ class Lab:
     def tempo(self) -> int:
         """Lab seconds per wall second; 1 on the twin unless told otherwise."""
         return self._backend.tempo
+
+    def check(self) -> None:
+        """Refuse a lab that runs and cannot take a run, without touching it; a lab that does not run is fine.
+
+        Raises
+        ------
+        InputError
+            If it has another tempo or another backend, or VMs in it that no scenario has created.
+        """
+        self._backend.check()
 
     def up(self, *, say: Callable[[str], None] = lambda text: None) -> Lab:
         """Bring the lab up, or find it running; ``say`` is told what is being done."""

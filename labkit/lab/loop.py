@@ -58,6 +58,7 @@ from labkit.names import (
     MONITORING_NAMESPACE,
     POD_MANAGER_PORT,
     PROMETHEUS_PORT,
+    SCENARIO_LABEL,
     SCRAPE_INTERVAL_SECONDS,
     VM_NAMESPACE,
 )
@@ -136,14 +137,30 @@ class Loop:
     def _kube(self) -> Kube:
         return self.lab.kube
 
-    def up(self, *, say: Callable[[str], None]) -> None:
-        """Find the lab running, or bring it up."""
+    def check(self) -> None:
+        """Refuse a running lab of another kind, or one with the user's own VMs in it."""
+        found = self._found()
+        if found is not None:
+            _refuse_own_vms(found.kube)
+
+    def _found(self) -> RunningLab | None:
+        """Return the lab if it runs."""
         found = cluster.running(self._name)
         if found is not None and self._tempo not in (None, found.tempo):
             raise InputError(
                 f"wanted lab {found.name!r} at tempo {self._tempo}, found it at tempo {found.tempo}: "
                 f"leave the tempo out, or take the lab down first with 'labkit down --name {found.name}'"
             )
+        if found is not None and found.backend != self._backend:
+            raise InputError(
+                f"wanted lab {found.name!r} with backend {self._backend}, found it with backend {found.backend}: "
+                f"take it down first with 'labkit down --name {found.name}'"
+            )
+        return found
+
+    def up(self, *, say: Callable[[str], None]) -> None:
+        """Find the lab running, or bring it up."""
+        found = self._found()
         # A lab that runs is repaired where something died; one that does not is ours to take down again.
         wanted = cluster.wanted_config(self._name, tempo=found.tempo if found else self.tempo, backend=self._backend)
         self._brought_up = found is None
@@ -228,6 +245,7 @@ class Loop:
         began = WALL_CLOCK.monotonic()
         tell = progress or (lambda _: None)
         self._ended, self._seen = None, 0
+        _refuse_own_vms(self._kube)
         stop_descheduling(self._kube)
         self._clear()
         query = get(DEFAULT_ALGORITHM if algorithm == "none" else algorithm).record
@@ -473,6 +491,21 @@ class Loop:
             raise ComponentError(
                 f"{error}: look at 'kubectl describe pods -n {namespace} -l app={name}'", component=name
             ) from error
+
+
+def _refuse_own_vms(kube: Kube) -> None:
+    """Refuse to play among VMs that no scenario has created: a run begins with removing all."""
+    names = [
+        vm["metadata"]["name"]
+        for vm in kube.list(VIRTUAL_MACHINES, VM_NAMESPACE)["items"]
+        if SCENARIO_LABEL not in (vm["metadata"].get("labels") or {})
+    ]
+    if names:
+        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        raise InputError(
+            f"wanted a lab without VMs of your own, found {len(names)} in namespace {VM_NAMESPACE} ({shown}): a run "
+            "would remove them; delete them with 'kubectl delete vm', or play in another lab with --name"
+        )
 
 
 def _refuse_what_only_the_twin_has(policy: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ class Twin:
         self._scenario: Scenario | None = None
         self._seed = 0
 
+    def check(self) -> None:
+        """Do nothing."""
+
     def up(self, *, say: Callable[[str], None]) -> None:
         """Do nothing."""
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
+import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillException
 from traitlets.config import Config
 
@@ -33,6 +37,9 @@ DEFAULT_RUN_NOTEBOOK: Final = "02-single-run.ipynb"
 EXECUTED_NOTEBOOK: Final = "notebook.ipynb"
 PROGRESS_FILE: Final = "progress.json"
 _POLL_SECONDS: Final = 1.0
+_STOPPING: Final = (
+    b"\nlabkit: stopping the notebook, which undoes what it has begun; Ctrl-C once more ends it at once\n"
+)
 
 
 def watch(out: str) -> Callable[[LabProgress], None] | None:
@@ -92,30 +99,122 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None
     """Execute a notebook by papermill; the executed copy is kept also when a cell fails.
 
     The kernel talks over sockets in a folder of its own: its default, TCP on loopback, is open to the machine's users.
+    An interrupt is the notebook's: the cell that runs undoes what it did, however long that takes, and only then the
+    execution is given up. A second interrupt ends the kernel at once.
 
     Raises
     ------
     ExperimentError
         If the notebook does not declare a parameter that it is given.
     LabError
-        If a cell fails, with the error of that cell.
+        If a cell fails, with the error of that cell, or the kernel dies.
+    KeyboardInterrupt
+        If the user interrupted.
     """
+    _check_parameters(notebook, parameters)
+    with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as sockets, _Interrupts() as interrupts:
+        log = Path(sockets) / "kernel.log"
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), parameters=dict(parameters), progress_bar=False, kernel_name="python3",
+                log_output=False, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                kernel_manager_class=_kernel_class(log, interrupts), on_cell_start=interrupts.before_cell,
+                on_cell_execute=interrupts.cell_begins, on_cell_executed=interrupts.cell_ends,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as exc:
+            if interrupts.heard:
+                raise KeyboardInterrupt from exc
+            raise LabError(f"cell {exc.exec_count} of {notebook.name} failed: {exc.ename}: {exc.evalue}") from exc
+        except PapermillException as exc:
+            raise LabError(f"{notebook.name} could not be executed: {exc}") from exc
+        except RuntimeError as exc:  # how a kernel that dies, or does not begin, is told
+            said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+            raise LabError(
+                f"the kernel of {notebook.name} failed: {exc}"
+                + (f"; the last that it said: {said[-1]}" if said else "; look whether the memory was enough")
+            ) from exc
+        if interrupts.heard:
+            raise KeyboardInterrupt
+
+
+def _check_parameters(notebook: Path, parameters: Iterable[str]) -> None:
     unknown = sorted(set(parameters) - declared_parameters(notebook))
     if unknown:
         raise ExperimentError(
             f"wanted the notebook {notebook.name} to declare the parameters {', '.join(sorted(parameters))} in its "
             f"cell tagged 'parameters'; missing: {', '.join(unknown)}"
         )
-    try:
-        with tempfile.TemporaryDirectory(prefix="labkit-kernel-") as sockets:
-            papermill.execute_notebook(
-                str(notebook), str(output), parameters=dict(parameters), progress_bar=False, kernel_name="python3",
-                log_output=False, config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
-            )  # fmt: skip
-    except papermill.PapermillExecutionError as exc:
-        raise LabError(f"cell {exc.exec_count} of {notebook.name} failed: {exc.ename}: {exc.evalue}") from exc
-    except PapermillException as exc:
-        raise LabError(f"{notebook.name} could not be executed: {exc}") from exc
+
+
+class _Interrupts:
+    """Hears Ctrl-C while a notebook is executed, and hands it on to the kernel; a context manager.
+
+    The kernel has a session of its own, so the terminal's signal does not reach it. Were the signal raised here, the
+    kernel would be killed after a few seconds, in the middle of undoing its work.
+    """
+
+    def __init__(self) -> None:
+        self.heard = False
+        self.process_id: int | None = None
+        self._in_cell = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, *_: object) -> None:
+        if self.heard:
+            logging.getLogger("asyncio").disabled = True  # it would tell of every task that this leaves unfinished
+            raise KeyboardInterrupt
+        self.heard = True
+        # A handler must not use a stream that it may have interrupted.
+        os.write(2, _STOPPING)
+        if self._in_cell and self.process_id is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process_id, signal.SIGINT)
+
+    def before_cell(self, **_: object) -> None:
+        """Begin no further cell once an interrupt came between two."""
+        if self.heard:
+            raise KeyboardInterrupt
+
+    def cell_begins(self, **_: object) -> None:
+        """Take note that the kernel has something to undo from now on."""
+        self._in_cell = True
+
+    def cell_ends(self, **_: object) -> None:
+        """Take note that the kernel waits for the next cell."""
+        self._in_cell = False
+
+
+def _kernel_class(log: Path, interrupts: _Interrupts) -> type[AsyncKernelManager]:
+    """Return the kind of kernel that complains into a file, since the terminal is the runner's."""
+
+    class Kernel(AsyncKernelManager):
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+            with log.open("wb") as file:
+                await super()._async_launch_kernel(kernel_cmd, **options, stdout=file, stderr=file)
+            interrupts.process_id = getattr(self.provisioner, "pid", None)
+
+    return Kernel
+
+
+def check(runs: Sequence[RunSpec], experiment: Experiment, lab_name: str | None) -> None:
+    """Refuse, before anything is begun, what would make every live run fail.
+
+    Raises
+    ------
+    InputError
+        If the notebook does not take the parameters, or a lab that runs cannot take these runs.
+    """
+    _check_parameters(run_notebook(experiment), _parameters(runs[0], Path(), lab_name))
+    Lab(backend=experiment.backend, tempo=experiment.tempo, name=lab_name).check()
 
 
 def play_all(
@@ -126,32 +225,33 @@ def play_all(
     experiment: Experiment,
     progress: Progress,
     lab_name: str | None,
-) -> int:
-    """Play live runs one after another; returns how many ended, well or not."""
+) -> Iterator[RunRecord]:
+    """Play live runs one after another in a lab that is up; yields each when it has ended, well or not."""
     notebook = run_notebook(experiment)
-    with Lab(backend=experiment.backend, tempo=experiment.tempo, name=lab_name) as lab:
-        progress.note(f"lab is up at tempo {lab.tempo}")
-        for run in runs:
-            record = _play(run, keys[run.run_id], folder / run.run_id, notebook, experiment.name, progress, lab_name)
-            progress.finished(record)
-    return len(runs)
+    for run in runs:
+        yield _play(run, keys[run.run_id], folder / run.run_id, notebook, experiment.name, progress, lab_name)
+
+
+def _parameters(run: RunSpec, out: Path, lab_name: str | None) -> dict[str, Any]:
+    """Return what a notebook is told of a run."""
+    parameters: dict[str, Any] = {
+        "backend": run.backend, "scenario": run.scenario, "algorithm": run.algorithm, "seed": run.seed,
+        "policy": run.policy, "tempo": run.tempo, "duration": run.duration_seconds, "out": str(out),
+    }  # fmt: skip
+    if run.nodes is not None:
+        parameters["nodes"] = run.nodes
+    if lab_name is not None:
+        parameters["lab_name"] = lab_name
+    return parameters
 
 
 def _play(
     run: RunSpec, key: str, target: Path, notebook: Path, experiment: str, progress: Progress, lab_name: str | None
 ) -> RunRecord:
     with results.new_folder(target) as partial:
-        parameters: dict[str, Any] = {
-            "backend": run.backend, "scenario": run.scenario, "algorithm": run.algorithm, "seed": run.seed,
-            "policy": run.policy, "tempo": run.tempo, "duration": run.duration_seconds, "out": str(partial),
-        }  # fmt: skip
-        if run.nodes is not None:
-            parameters["nodes"] = run.nodes
-        if lab_name is not None:
-            parameters["lab_name"] = lab_name
         try:
             with _watched(partial, run, progress):
-                execute(notebook, partial / EXECUTED_NOTEBOOK, parameters)
+                execute(notebook, partial / EXECUTED_NOTEBOOK, _parameters(run, partial, lab_name))
             record = placed(results.read_run(partial), run, experiment=experiment, key=key)
         except ExperimentError:
             raise

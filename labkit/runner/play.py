@@ -68,11 +68,19 @@ def failure(spec: RunSpec, error: BaseException, *, experiment: str = "", key: s
     """Describe a run that ended in an error; an unexpected one keeps its traceback."""
     text = str(error) if isinstance(error, LabError) else "".join(traceback.format_exception(error)).strip()
     record = RunRecord(
-        run_id=spec.run_id, backend=spec.backend, scenario=Path(spec.scenario).stem, algorithm=spec.algorithm,
+        run_id=spec.run_id, backend=spec.backend, scenario=_scenario_name(spec.scenario), algorithm=spec.algorithm,
         seed=spec.seed, tempo=spec.tempo, policy=spec.policy, status="failed", error=text, summary={},
         started_at=results.timestamp(), duration_seconds=spec.duration_seconds,
     )  # fmt: skip
     return placed(record, spec, experiment=experiment, key=key)
+
+
+def _scenario_name(entry: str) -> str:
+    """Return the name under which runs that succeed have the scenario, too, if it can be read."""
+    try:
+        return load_scenario(entry).name
+    except LabError:
+        return Path(entry).stem
 
 
 def context(spec: RunSpec) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Runs of the twin, in bulk, on Dask.
 
-A worker plays a batch of runs and sends back finished records and tables; this process alone writes, so workers
-need no common disk. A run that fails is a result too. When a worker dies Dask plays its batch elsewhere.
+A worker plays a batch of runs and sends back finished records and tables; this process alone writes, so workers need
+no common disk, only the same labkit (and files of scenarios at the same path). A run that fails is a result too. When a
+worker dies Dask plays its batch elsewhere; when all are gone for :data:`NO_WORKERS_SECONDS` the matrix is given up.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import dask
 from distributed import Client, LocalCluster, as_completed
+from distributed.client import ClosedClientError
 
 from labkit import results
+from labkit.clock import WALL_CLOCK
 from labkit.errors import ClusterError
 from labkit.experiment import RunSpec
 from labkit.lab import Lab
 from labkit.results import RunRecord
-from labkit.runner.play import failure, play, record_of
+from labkit.runner.play import context, failure, play, record_of
 
 BATCH_SECONDS: Final = 4.0
 """A batch takes about this long: long against Dask's overhead, short against the patience of who interrupts it."""
@@ -32,6 +35,10 @@ BATCHES_PER_WORKER: Final = 2
 """One is played, one waits, so that no worker idles."""
 SCHEDULER_DEADLINE_SECONDS: Final = 10.0
 """A scheduler that has not answered until then is not there."""
+NO_WORKERS_SECONDS: Final = 120.0
+"""How long a scheduler may have no worker: long enough to start some, or for a batch system to replace them."""
+_POLL_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ def play_batch(jobs: Sequence[Job]) -> list[Finished]:
 
 def _play_one(job: Job) -> Finished:
     try:
+        if job.spec.key(context(job.spec)) != job.key:
+            raise ClusterError(
+                "this worker has another labkit, or other rules, scenarios or algorithms, than who sent the run: "
+                "install the same there, then use --retry-failed"
+            )
         with Lab(backend="sim", tempo=job.spec.tempo) as lab:
             run = play(job.spec, lab)
         record = record_of(run, job.spec, experiment=job.experiment, key=job.key)
@@ -112,40 +124,72 @@ def batch_size(run_seconds: float) -> int:
     return max(1, min(MAX_BATCH, int(BATCH_SECONDS / max(run_seconds, 1e-3))))
 
 
-def play_all(jobs: Sequence[Job], client: Any) -> Iterator[Finished]:
+def play_all(jobs: Sequence[Job], client: Any) -> Generator[Finished, None, None]:
     """Play runs on the workers of a client; yields each as soon as its batch is there, in no fixed order.
 
-    The first batches hold one run each; the later ones as many as past runs suggest. Only a few batches are under
-    way at once, and closing the iterator (an interrupt does it) gives them up.
+    The first batches hold one run each; the later ones as many as past runs suggest. Only a few batches per worker are
+    under way at once, and closing the iterator (an interrupt does it) gives them up.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is lost, or has had no worker for :data:`NO_WORKERS_SECONDS`.
     """
     queue = deque(jobs)
     batch_of: dict[str, list[Job]] = {}
     waiting = as_completed()  # type: ignore[no-untyped-call]
 
     def submit(size: int) -> None:
-        batch = [queue.popleft() for _ in range(min(size, len(queue)))]
-        if batch:
+        """Keep the workers busy, those that joined later too."""
+        while queue and len(batch_of) < BATCHES_PER_WORKER * max(1, _count_workers(client)):
+            batch = [queue.popleft() for _ in range(min(size, len(queue)))]
             future = client.submit(play_batch, batch, pure=False)
             batch_of[future.key] = batch
             waiting.add(future)  # type: ignore[no-untyped-call]
 
-    for _ in range(BATCHES_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))):
-        submit(1)
     seconds, count = 0.0, 0
+    submit(1)
     try:
-        for future in waiting:
+        while batch_of:
+            future = _next(waiting, client)
             batch = batch_of.pop(future.key)
             if future.status == "finished":
                 answers = future.result()
                 seconds += sum(float(each.record.summary.get("wall_seconds") or 0.0) for each in answers)
                 count += len(answers)
-            else:
-                error = future.exception() or ClusterError("the run was cancelled")
+            elif future.status == "error":
                 answers = [
-                    Finished(failure(job.spec, error, experiment=job.experiment, key=job.key), {}) for job in batch
+                    Finished(failure(job.spec, future.exception(), experiment=job.experiment, key=job.key), {})
+                    for job in batch
                 ]
+            else:
+                raise ClusterError("lost the Dask scheduler: the runs so far are kept, the same command goes on")
             future.release()
-            submit(batch_size(seconds / max(count, 1)))
+            submit(batch_size(seconds / count) if count else 1)
             yield from answers
     finally:
-        client.cancel(list(waiting.futures))
+        with suppress(ClosedClientError):
+            client.cancel(list(waiting.futures))
+
+
+def _next(waiting: Any, client: Any) -> Any:
+    """Return the next future that is done, as long as there is somebody who could do it."""
+    seen = WALL_CLOCK.monotonic()
+    looked = seen
+    while not waiting.has_ready():
+        now = WALL_CLOCK.monotonic()
+        if now - looked >= _LOOK_SECONDS:
+            looked = now
+            if _count_workers(client):
+                seen = now
+            elif now - seen >= NO_WORKERS_SECONDS:
+                raise ClusterError(
+                    f"wanted workers at the Dask scheduler, found none for {NO_WORKERS_SECONDS:g} s: start some with "
+                    "'dask worker ADDRESS'; the runs so far are kept, the same command goes on"
+                )
+        WALL_CLOCK.wait(_POLL_SECONDS)
+    return next(waiting)
+
+
+def _count_workers(client: Any) -> int:
+    return len(client.scheduler_info()["workers"])
