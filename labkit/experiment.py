@@ -199,13 +199,14 @@ def load(
     try:
         node = yaml.compose(text, Loader=_Loader)
         content = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as exc:
+        source = _Source(path, node)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ExperimentError(f"{where}: wanted YAML, found: {getattr(exc, 'problem', None) or exc}") from exc
-    if node is None or not isinstance(content, dict):
+        problem = getattr(exc, "problem", None) or " ".join(str(exc).split())
+        raise ExperimentError(f"{where}: wanted YAML, found: {problem}") from exc
+    if not isinstance(content, dict):
         raise ExperimentError(f"{path}: wanted a mapping with question, backend, matrix and duration")
-    source = _Source(path, node)
     if backend is not None:
         content["backend"] = backend
     if tempo is not None:
@@ -332,12 +333,22 @@ def check_policy(policy: Mapping[str, Any]) -> dict[str, Any]:
         place, message = _explain(error)
         raise InputError(f"policy {'.'.join(map(str, place))}: {message}")
     for name, value in policy.items():
-        _POLICY_PARSERS.get(name, str)(value)
+        try:
+            _POLICY_PARSERS.get(name, str)(value)
+        except InputError as exc:
+            raise InputError(f"policy {name}: {exc}") from exc
     return dict(policy)
 
 
+def _interval(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise InputError(f"wanted an interval above 0, found {value!r}")
+    return seconds
+
+
 _POLICY_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "thresholds": parse_thresholds, "descheduling_interval": parse_duration, "evaluation_interval": parse_duration,
+    "thresholds": parse_thresholds, "descheduling_interval": _interval, "evaluation_interval": _interval,
     "migration_cooldown": parse_duration,
 }  # fmt: skip
 
@@ -396,11 +407,11 @@ def expand(experiment: Experiment) -> list[RunSpec]:
         if experiment.backend != "sim":
             block.sort(key=lambda run: hashlib.sha256(run.run_id.encode()).digest())
         runs += block
-    twice = [run_id for run_id, count in Counter(run.run_id for run in runs).items() if count > 1]
-    if twice:
+    run_id, count = Counter(run.run_id for run in runs).most_common(1)[0]
+    if count > 1:
         raise ExperimentError(
-            f"{experiment.path}: wanted each combination once, found {twice[0]} {len(twice)} times more: "
-            "remove repeated scenarios, seeds, sizes or policies"
+            f"{experiment.path}: wanted each combination once, found {run_id} {count} times: remove repeated "
+            "scenarios, seeds, sizes or policies, and give scenarios files of different names"
         )
     return runs
 
@@ -424,7 +435,7 @@ def _first_comment(text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, but a key may stand once only, and ``10:30`` is text (YAML 1.1 reads it as a number to base 60)."""
+    """YAML 1.2's numbers: ``10:30`` is text and ``08`` is 8, and so are dates text; and a key may stand once only."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -436,9 +447,23 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+    first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    """Read a number; what is whole is one however it is written, as JSON Schema has it."""
+    value = float(loader.construct_scalar(node))
+    return int(value) if value.is_integer() else value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _whole)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
@@ -448,9 +473,9 @@ _Loader.add_implicit_resolver(
 class _Source:
     """Where each field of a YAML file stands."""
 
-    def __init__(self, path: Path, node: yaml.Node) -> None:
+    def __init__(self, path: Path, node: yaml.Node | None) -> None:
         self.path = path
-        self.lines: dict[tuple[str | int, ...], int] = dict(_lines(node, ()))
+        self.lines: dict[tuple[str | int, ...], int] = dict(_lines(node, ())) if node is not None else {}
 
     def error(self, field_path: Sequence[str | int], message: str) -> ExperimentError:
         """Make the error for a field; a missing one has the line of what should contain it."""

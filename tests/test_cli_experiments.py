@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from example_run import example_experiment
 
+from labkit import results, runner
 from labkit.cli import main
 from labkit.cli.experiment import _Bar
 
@@ -43,6 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--thresholds", "ten"], "wanted LOW:HIGH"),
         (["--policy", "limit=3"], "policy limit: wanted one of thresholds"),
         (["--policy", "limit"], "wanted --policy KEY=VALUE"),
+        (["--policy", "evictions_total=²"], "policy evictions_total: wanted a whole number"),
+        (["--policy", "evaluation_interval=0s"], "policy evaluation_interval: wanted an interval above 0"),
+        (["--scenario", "drain", "--nodes", "1"], "drain.yaml: "),
     ],
 )
 def test_bad_input_of_a_run_is_one_line_and_exit_2(
@@ -53,6 +59,82 @@ def test_bad_input_of_a_run_is_one_line_and_exit_2(
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_removes_nothing_but_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "results" / "something.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    assert main(["run", "--duration", "1m", "--out", str(kept.parent)]) == 2
+    assert "with something else in it" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+
+
+def test_a_run_that_fails_leaves_the_good_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(results.run_folders(folder)[0], run)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr("labkit.runner.play", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "--duration", "1m", "--out", str(run)])
+    assert f"the run of before stays in {run}" in capsys.readouterr().err
+    assert results.read_run(run).status == "succeeded"
+    assert "Traceback" in (results.read_run(tmp_path / "failed" / "run").error or "")
+    assert main(["results", "ls", str(tmp_path)]) == 0
+    assert "failed/run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "cloud"], "wanted --backend as one of sim, local, kind, found 'cloud'"),
+        (["--tempo", "60"], "wanted --tempo from 1 to 15, found 60"),
+        (["--backend", "local", "--scheduler", "tcp://127.0.0.1:9"], "--scheduler is for runs of the twin"),
+    ],
+)
+def test_wrong_options_of_an_experiment_are_one_line_and_exit_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(EXPERIMENT)
+    assert main(["experiment", str(path), *arguments, "--out", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept", "said", "code"),
+    [
+        ({"failed": 2}, (), "no report: no run succeeded", 1),
+        ({"succeeded": 2}, ("one",), "1 runs failed that had succeeded before: the good ones stay", 1),
+        ({"succeeded": 2}, (), "2 runs (2 succeeded), 2 new", 0),
+    ],
+)
+def test_what_became_of_an_experiment_is_told(
+    counts: dict[str, int],
+    kept: tuple[str, ...],
+    said: str,
+    code: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(EXPERIMENT.replace("[none, all]", "[none]").replace("1..3", "[1, 2]"))
+    status = "failed" if code else "succeeded"
+    outcome = runner.Outcome(tmp_path / "out", counts, 2, kept, status)  # type: ignore[arg-type]
+    monkeypatch.setattr(runner, "carry_out", lambda *_, **__: outcome)
+    monkeypatch.setattr(runner, "conclude", lambda *_, **__: tmp_path / "report.html")
+    assert main(["experiment", str(path), "--out", str(tmp_path / "out")]) == code
+    told = capsys.readouterr()
+    assert said in told.out + told.err
 
 
 def test_dry_run_shows_runs_and_time_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +181,27 @@ def test_results_lists_shows_and_compares(folder: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "the two runs are equal\n"
 
 
+def test_one_run_of_two_experiments_is_compared_under_two_names(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = results.run_folders(folder)[0]
+    second = tmp_path / first.name
+    results.write_run(second, replace(results.read_run(first), seed=77))
+    assert main(["results", "diff", str(first), str(second), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"what": "seed", str(first): 1, str(second): 77, "change": 76}
+    ]  # fmt: skip
+
+
+def test_choosing_wants_runs_enough_and_a_reference_that_took_part(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["results", "choose", str(folder)]) == 2
+    assert "wanted 6 paired blocks" in capsys.readouterr().err
+    assert main(["results", "choose", str(folder), "--reference", "weighted_average"]) == 2
+    assert "wanted --reference as one of linear_amplified_ippd_k3, none" in capsys.readouterr().err
+
+
 def test_results_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", "ls", str(tmp_path / "nowhere")]) == 2
     assert main(["results", "show", str(tmp_path)]) == 1
@@ -120,6 +223,15 @@ def test_explain_lists_and_tells(folder: Path, capsys: pytest.CaptureFixture[str
     assert "was asked to leave" in capsys.readouterr().out
     assert main(["explain", run, "--migration", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sentences"]
+    tables = results.read_tables(Path(run))
+    tables["migrations"]["ended_seconds"] = float("nan")
+    unfinished = results.write_run(folder / "unfinished", results.read_run(Path(run)), results.encode_tables(tables))
+    try:
+        assert main(["explain", str(unfinished), "--migration", "1", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        assert answer["migration"]["ended_seconds"] is None
+    finally:
+        shutil.rmtree(unfinished)
     assert main(["explain", run, "--migration", "99"]) == 2
 
 

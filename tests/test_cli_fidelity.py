@@ -22,7 +22,7 @@ def test_two_live_backends_are_compared(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["fidelity", str(local), "--against", str(kind), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["sides"] == ["local", "kind"]
-    assert len(answer["pairs"]) == 2 * 5
+    assert len(answer["pairs"]) == 2 * 5 - 1  # without descheduling there is no time to converge
     assert all(pair["agrees"] for pair in answer["pairs"])
 
 
@@ -35,3 +35,11 @@ def test_the_twin_is_compared_where_no_other_side_is_given(tmp_path: Path, capsy
 def test_a_folder_without_live_runs_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fidelity", str(tmp_path)]) == 1
     assert "wanted an experiment's folder with finished live runs" in capsys.readouterr().err
+
+
+def test_a_figure_that_could_not_be_written_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, message in (("figure.doc", "with an ending out of"), ("no/figure.png", "in a folder that is there")):
+        assert main(["fidelity", str(tmp_path), "--figure", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err

@@ -56,6 +56,13 @@ def test_seeds_may_be_a_range(tmp_path: Path) -> None:
     assert load(tmp_path, WHOLE.replace("[101, 102]", "101..104")).seeds == (101, 102, 103, 104)
 
 
+def test_numbers_are_those_of_today_s_yaml(tmp_path: Path) -> None:
+    text = WHOLE.replace("[101, 102]", "[08, 010]").replace("backend: sim", "backend: local\nrepeats: 2.0")
+    experiment = load(tmp_path, text.replace("oracle, ", ""))
+    assert (experiment.seeds, experiment.repeats) == ((8, 10), 2)
+    assert isinstance(experiment.repeats, int)
+
+
 def test_policies_name_their_runs(tmp_path: Path) -> None:
     policy = "policy: [{thresholds: 10:30}, {evictions_per_node: 1, soft_taints: true}, {}]"
     text = WHOLE.replace("seed: [101, 102]}", "seed: [1], " + policy + "}")
@@ -126,6 +133,13 @@ def test_a_scenario_may_be_a_file_beside_the_experiment(tmp_path: Path) -> None:
             .replace("102]}", "102], policy: [{migration_cooldown: 5m}]}"),
             r"matrix\.policy\[0\]\.migration_cooldown: the cooldown exists on sim only",
         ),
+        ("[101, 102]}", "[1], policy: [{evaluation_interval: 0s}]}", r"policy\[0\]\.evaluation_interval: .* above 0"),
+        ("[101, 102]", "[1.5]", r"matrix\.seed: wanted a list of whole numbers"),
+        ("[101, 102]", "[7, 8, 7]", r"wanted each combination once, found none-hot-node-s7-sim 2 times: remove"),
+        ("duration: 30m", "duration: 2026-13-45", r":4: duration: wanted a duration such as 30m"),
+        ("duration: 30m", "duration: !!int soon", r"wanted YAML, found: invalid literal for int"),
+        ("duration: 30m", "duration: &again [*again]", r"wanted YAML, found: .*recursi"),
+        ("duration: 30m", "duration: 30\0", r"wanted YAML, found: unacceptable character [^\n]*$"),
         (WHOLE, "just words", r"wanted a mapping with question"),
         (WHOLE, "question: [", r":1: wanted YAML"),
     ],
@@ -146,6 +160,8 @@ def test_policy_from_the_command_line_is_checked_too() -> None:
         exp.check_policy({"evictions_per_node": 0})
     with pytest.raises(InputError, match="wanted a duration"):
         exp.check_policy({"migration_cooldown": "long"})
+    with pytest.raises(InputError, match="policy descheduling_interval: wanted an interval above 0, found '0m'"):
+        exp.check_policy({"descheduling_interval": "0m"})
 
 
 @pytest.mark.parametrize("path", sorted(data_path("experiments").glob("*.yaml")), ids=lambda path: path.stem)

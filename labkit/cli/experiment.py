@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the runs and an estimate of time, do nothing")
     parser.add_argument("--retry-failed", action="store_true", help="repeat the runs that failed")
     parser.add_argument("--force", action="store_true", help="repeat every run")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler for runs of the twin")
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler for runs of the twin; given up 2 min after its last worker",
+    )
     parser.add_argument("--name", help="the lab's name on live backends")
     parser.add_argument("--no-report", action="store_true", help="only the runs")
     parser.add_argument("--json", action="store_true", help="what became of it, as JSON")
@@ -35,10 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import scoring
-    from labkit.experiment import load
+    from labkit.errors import InputError
+    from labkit.experiment import BACKENDS, load
+    from labkit.names import MAX_TEMPO
+    from labkit.results import FAILED_FOLDER
     from labkit.runner import carry_out, conclude, plan
     from labkit.scenario import scenario_names
 
+    if args.backend not in (None, *BACKENDS):
+        raise InputError(f"wanted --backend as one of {', '.join(BACKENDS)}, found {args.backend!r}")
+    if args.tempo is not None and not 1 <= args.tempo <= MAX_TEMPO:
+        raise InputError(f"wanted --tempo from 1 to {MAX_TEMPO}, found {args.tempo}")
     experiment = load(
         _find(args.file),
         algorithms=scoring.names(),
@@ -46,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         backend=args.backend,
         tempo=args.tempo,
     )
+    if args.scheduler is not None and experiment.backend != "sim":
+        raise InputError(f"--scheduler is for runs of the twin, found backend {experiment.backend}: leave it out")
     folder = args.out if args.out is not None else Path("results") / experiment.name
     workers = os.cpu_count() or 1
     what = plan(experiment, folder, retry_failed=args.retry_failed, force=args.force, workers=workers)
@@ -62,7 +75,11 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         print(f"labkit: {failed} runs failed; 'labkit results ls {folder}' names them, --retry-failed repeats them",
               file=sys.stderr)  # fmt: skip
-    report = None if args.no_report else conclude(what, progress=progress)
+    if outcome.kept:
+        print(f"labkit: {len(outcome.kept)} runs failed that had succeeded before: the good ones stay, the others are "
+              f"in {folder / FAILED_FOLDER}", file=sys.stderr)  # fmt: skip
+    wanted = not args.no_report and bool(outcome.counts.get("succeeded"))
+    report = conclude(what, progress=progress) if wanted else None
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
     if args.json:
         answer = {
@@ -70,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             "runs": len(what.runs),
             "new_runs": outcome.new_runs,
             "counts": outcome.counts,
+            "kept": list(outcome.kept),
             "status": outcome.status,
             "report": str(report) if report else None,
         }
@@ -78,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(what.runs)} runs ({counts}), {outcome.new_runs} new: {folder}")
         if report is not None:
             print(f"report: {report}")
-    return 1 if failed else 0
+        elif not args.no_report:
+            print("no report: no run succeeded")
+    return 1 if outcome.status == "failed" else 0
 
 
 def _find(file: Path) -> Path:
@@ -86,7 +106,7 @@ def _find(file: Path) -> Path:
     from labkit.datafiles import data_path
     from labkit.errors import InputError
 
-    if file.exists() or file.suffix or len(file.parts) > 1:
+    if file.is_file() or file.suffix or len(file.parts) > 1:
         return file
     try:
         return data_path("experiments", f"{file}.yaml")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 HELP = "tell why a VM of a finished run moved, and why to that node"
 
@@ -39,16 +41,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         options = None if found.options is None else json.loads(found.options.to_json(orient="records"))
         answer = {
-            "migration": found.migration,
+            "migration": {name: _known(value) for name, value in found.migration.items()},
             "sentences": sentences(found),
-            "low": found.low,
-            "high": found.high,
+            "low": _known(found.low),
+            "high": _known(found.high),
             "cycle_seconds": found.cycle_seconds,
             "nodes": json.loads(found.nodes.to_json(orient="records")),
             "candidates": found.candidates,
             "options": options,
         }
-        print(json.dumps(answer, indent=1, default=float))
+        print(json.dumps(answer, indent=1, default=float, allow_nan=False))
         return 0
     for sentence in sentences(found):
         print(sentence)
@@ -58,3 +60,8 @@ def run(args: argparse.Namespace) -> int:
         print()
         print(found.options.to_string(index=False, na_rep="-"))
     return 0
+
+
+def _known(value: Any) -> Any:
+    """JSON has no word for what is not a number."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import fidelity
 
+    if args.figure:
+        _check_figure(args.figure)
     runs = fidelity.read(args.folder)
     if args.against:
         other = fidelity.outcomes(fidelity.read(args.against))
@@ -46,6 +48,19 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"- {sentence}" for sentence in fidelity.conditions(runs)))
         print(fidelity.markdown(found))
     return 0
+
+
+def _check_figure(path: Path) -> None:
+    """Refuse a file that could not be written once everything has been computed."""
+    from matplotlib.figure import Figure
+
+    from labkit.errors import InputError
+
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise InputError(f"wanted --figure with an ending out of {', '.join(known)}, found {str(path)!r}")
+    if not path.parent.is_dir():
+        raise InputError(f"wanted --figure in a folder that is there, found no {path.parent}")
 
 
 def _draw(found: Fidelity, path: Path) -> None:

@@ -53,16 +53,17 @@ def _list(folder: Path, *, as_json: bool) -> int:
     if not folder.is_dir():
         raise InputError(f"wanted a folder of results, found none at {folder}")
     rows: list[dict[str, Any]] = []
-    runs = results.run_folders(folder)
+    runs = [*results.run_folders(folder), *results.run_folders(folder / results.FAILED_FOLDER)]
     for path in runs:
+        name = str(path.relative_to(folder))
         try:
             record = results.read_run(path)
         except ResultError as exc:
-            rows.append({"run": path.name, "status": "unreadable", "error": str(exc)})
+            rows.append({"run": name, "status": "unreadable", "error": str(exc)})
             continue
         shown = ("migrations", "hotspot_seconds", "cpu_stddev_final")
         rows.append(
-            {"run": path.name, "status": record.status}
+            {"run": name, "status": record.status}
             | {name: record.summary.get(name) for name in shown}
             | ({"error": (record.error or "").strip().splitlines()[-1]} if record.error else {})
         )
@@ -128,12 +129,14 @@ def _diff(first: Path, second: Path, *, as_json: bool) -> int:
     from labkit import results
 
     ours, theirs = (_facts(results.read_run(folder)) for folder in (first, second))
+    # One run of two experiments has one name: then only the paths tell them apart.
+    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
     rows = []
     for name in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(name), theirs.get(name)
         if a == b:
             continue
-        row: dict[str, Any] = {"what": name, first.name or str(first): a, second.name or str(second): b}
+        row: dict[str, Any] = {"what": name, names[0]: a, names[1]: b}
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
         rows.append(row | ({"change": b - a} if numbers and a is not None and b is not None else {}))
     _print_rows(rows, as_json=as_json, nothing="the two runs are equal")
@@ -175,9 +178,14 @@ def _choose(folder: Path, reference: str | None, *, as_json: bool) -> int:
     from labkit import results
     from labkit.analysis.answer import interval
     from labkit.analysis.choice import GOALS, choose
+    from labkit.analysis.statistics import treatments
+    from labkit.errors import InputError
     from labkit.report import Findings
 
     state, runs = results.read_experiment(folder)
+    known = dict.fromkeys(treatments(runs))
+    if reference is not None and not any(name == reference or name.startswith(f"{reference} @ ") for name in known):
+        raise InputError(f"wanted --reference as one of {', '.join(known)}; found {reference!r}")
     findings = Findings.of(runs, [goal.metric for goal in GOALS], reference or state["baseline"])
     choices = choose(findings.designs, findings.baseline)
     if as_json:
@@ -193,6 +201,11 @@ def _choose(folder: Path, reference: str | None, *, as_json: bool) -> int:
         for each in choices
     ]  # fmt: skip
     _print_rows(rows, as_json=False, nothing="nothing to choose from")
+    for goal in GOALS:
+        if goal.metric in findings.designs and goal not in [each.goal for each in choices]:
+            print(
+                f"{goal.title}: none, as hot spots may be worse than those of {findings.baseline} with each algorithm"
+            )
     worse = {name for each in choices for name in each.below_floor}
     if worse:
         print(f"left out where hot spots must not be worse: {', '.join(sorted(worse))}")

@@ -51,11 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import results
+    from labkit.errors import InputError, LabError
     from labkit.lab import Lab
     from labkit.runner import play, record_of
     from labkit.scenario import load_scenario
 
     spec = _spec(args)
+    if args.out is not None:
+        results.check_place(args.out)
     try:
         # A lab that runs keeps its tempo, unless another one was asked for: then it says what to do.
         asked = spec.tempo if spec.backend == "sim" else args.tempo
@@ -63,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
             spec = replace(spec, tempo=lab.tempo)
             played = play(spec, lab, progress=_report if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
-        _save_unfinished(spec, args.out, "interrupted", "interrupted by the user")
+        _save_unfinished(spec, args.out, "interrupted", LabError("interrupted by the user"))
+        raise
+    except InputError:
         raise
     except Exception as exc:
-        _save_unfinished(spec, args.out, "failed", str(exc))
+        _save_unfinished(spec, args.out, "failed", exc)
         raise
     if args.out is not None:
         with results.new_folder(args.out) as folder:
@@ -106,6 +111,8 @@ def _spec(args: argparse.Namespace) -> RunSpec:
     duration = scenario.duration_seconds if args.duration is None else parse_duration(args.duration)
     if duration <= 0:
         raise InputError(f"wanted --duration above 0, found {args.duration!r}")
+    if args.nodes is not None:
+        scenario.with_nodes(args.nodes).expand(args.seed)
     policy = check_policy(_policy(args))
     seed = scenario.seed if args.seed is None else args.seed
     return RunSpec(
@@ -131,21 +138,20 @@ def _policy(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = entry.partition("=")
         if not equals:
             raise InputError(f"wanted --policy KEY=VALUE, found {entry!r}")
-        policy[key] = {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
+        policy[key] = {"true": True, "false": False}.get(value, int(value) if value.isdecimal() else value)
     return policy
 
 
-def _save_unfinished(spec: RunSpec, out: Path | None, status: Any, error: str) -> None:
+def _save_unfinished(spec: RunSpec, out: Path | None, status: Any, error: Exception) -> None:
     """Keep a run that did not end well, where results were wanted."""
-    from dataclasses import replace
-
     from labkit import results
-    from labkit.errors import InputError, LabError
     from labkit.runner.play import failure
 
-    if out is None or isinstance(sys.exc_info()[1], InputError):
+    if out is None:
         return
-    results.write_run(out, replace(failure(spec, LabError(error)), status=status, parameters={}))
+    place = results.write_run(out, replace(failure(spec, error), status=status, parameters={}))
+    if place != out:
+        print(f"labkit: the run of before stays in {out}; what this one left is in {place}", file=sys.stderr)
 
 
 def _report(progress: Progress) -> None:
