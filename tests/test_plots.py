@@ -15,17 +15,22 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from example_run import LAB_SECONDS, example_tables
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from test_statistics import design_of
 
-from labkit import plots, scoring
+from labkit import analysis, plots, scoring
 from labkit.analysis import metrics, statistics
-from labkit.plots import style
+from labkit.model import Snapshot
+from labkit.plots import labels, style
+from labkit.scoring.explain import contributions
+from labkit.scoring.surface import surface
 
 BASELINES = Path(__file__).parent / "baselines"
 SHRINK = 4
@@ -46,7 +51,15 @@ CURVES = {
     name: statistics.survival(np.minimum(DESIGN.column(name), 600.0), DESIGN.column(name) > 600.0, ["s"] * 12)
     for name in ("none", "linear_amplified_ippd_k3", "oracle")
 }
+# Like the benchmark's: many at nearly the same height, three far from them, two at one place.
+CROWD = {
+    name: (float(4 + 12 * index), 1800.0 + 17.0 * (7 * index % 16)) for index, name in enumerate(scoring.names()[:18])
+} | {"none": (0.0, 4200.0), "oracle": (57.0, 130.0), "random": (273.0, 1590.0)}
+CROWD["linear_amplified_ippd_k1"] = CROWD["ideal_point_positive_distance"]
 TIMES = np.linspace(0.0, 1200.0, 50)
+NODES = Snapshot.of(["n1", "n2", "n3"], [(0.9, 0.3, 0.6, 0.0), (0.5, 0.0, 0.4, 0.1), (0.1, 0.0, 0.2, 0.2)])
+K3 = scoring.get("linear_amplified_ippd_k3")
+SCORES = {each.name: dict(zip(NODES.nodes, each.score(NODES), strict=True)) for each in scoring.NINETEEN}
 LIVE = {name: DESIGN.column(name)[:5] for name in DESIGN.treatments}
 TWIN = {name: DESIGN.column(name)[5:] for name in DESIGN.treatments}
 
@@ -62,6 +75,12 @@ FIGURES: dict[str, Callable[[Axes], Axes]] = {
     "before-and-after": partial(plots.before_and_after, TABLES),
     "ranking": lambda ax: plots.ranking(statistics.compare(DESIGN, "none"), HOT, ax),
     "pareto": partial(plots.pareto, COSTS, metrics=(MIGRATIONS, HOT)),
+    "pareto-crowded": partial(plots.pareto, CROWD, metrics=(MIGRATIONS, HOT)),
+    "placement-many-nodes": partial(plots.placement, MANY, lab_seconds=LAB_SECONDS),
+    "heat-map-many-nodes": partial(plots.heat_map, MANY),
+    "score-surface": partial(plots.score_surface, surface(K3, NODES, "n1", x="cpu_usage", y="cpu_pressure", points=21)),
+    "score-table": partial(plots.score_table, SCORES),
+    "score-parts": partial(plots.score_parts, NODES.nodes, contributions(K3.name, NODES, K3.score(NODES))),
     "critical-difference": partial(plots.critical_difference, statistics.rank(DESIGN)),
     "survival": lambda ax: plots.survival(CURVES, SETTLE, ax, horizon_seconds=600.0),
     "ridges": partial(plots.ridges, DESIGN),
@@ -110,10 +129,15 @@ def test_a_missing_line_would_be_seen() -> None:
     assert np.abs(changed - drawn).mean() > MAX_MEAN_DIFFERENCE
 
 
-def test_every_algorithm_has_a_look_of_its_own() -> None:
+def test_every_algorithm_has_a_look_of_its_own_without_its_colour() -> None:
     names = [*scoring.names(), "none", "random", "oracle"]
-    looks = {tuple(plots.algorithm_style(name).values()) for name in names}
-    assert len(looks) == len(names)
+    looks = [plots.algorithm_style(name) for name in names]
+    assert len({(look["linestyle"], look["marker"]) for look in looks}) == len(names)
+
+
+def test_algorithms_of_ones_own_are_told_apart() -> None:
+    first, second = (plots.algorithm_style(name) for name in ("worst_resource", "rank_of_use"))
+    assert (first["linestyle"], first["marker"]) != (second["linestyle"], second["marker"])
 
 
 def test_an_algorithm_entered_again_keeps_its_colour_but_not_its_marker() -> None:
@@ -141,9 +165,106 @@ def test_names_are_sorted_as_people_count() -> None:
     assert sorted(["n10", "n2", "n1"], key=style.natural_key) == ["n1", "n2", "n10"]
 
 
-def test_a_run_without_samples_is_drawn_as_such() -> None:
-    from labkit import analysis
+def drawn(draw: Callable[[Axes], object], size: tuple[float, float] = (8, 4.4)) -> Axes:
+    """An Axes with a figure in it, as it is laid out in the end."""
+    with plots.lab_style():
+        ax = Figure(figsize=size, layout="constrained").subplots()
+        draw(ax)
+        ax.figure.draw_without_rendering()  # type: ignore[union-attr]
+    return ax
 
+
+def overlapping(ax: Axes) -> list[tuple[str, str]]:
+    """The texts of an Axes that cover each other."""
+    texts = [(text.get_text(), Text.get_window_extent(text)) for text in ax.texts if text.get_text()]  # not its arrow
+    return [
+        (one, other)
+        for index, (one, box) in enumerate(texts)
+        for other, second in texts[index + 1 :]
+        if min(box.x1, second.x1) - max(box.x0, second.x0) > 1 and min(box.y1, second.y1) - max(box.y0, second.y0) > 1
+    ]
+
+
+def test_values_are_moved_apart_as_little_as_possible() -> None:
+    assert labels.spread([1.0, 5.0, 9.0], 1.0, 0.0, 10.0).tolist() == [1.0, 5.0, 9.0]
+    assert labels.spread([5.0, 5.0, 5.0], 1.0, 0.0, 10.0) == pytest.approx([4.0, 5.0, 6.0])
+    assert labels.spread([0.0, 0.0, 9.0], 1.0, 0.0, 10.0) == pytest.approx([0.0, 1.0, 9.0])
+    assert labels.spread([9.0, 10.0, 10.0], 1.0, 0.0, 10.0) == pytest.approx([8.0, 9.0, 10.0])
+
+
+def test_a_share_is_never_drawn_below_nothing() -> None:
+    for draw in (plots.scores, plots.utilisation, partial(plots.utilisation, dimension="cpu_pressure")):
+        assert drawn(partial(draw, TABLES)).get_ylim()[0] == 0.0
+
+
+def test_names_of_balanced_nodes_do_not_cover_each_other() -> None:
+    level = TABLES["nodes"].assign(cpu_usage=TABLES["nodes"]["cpu_usage"] * 0.001 + 0.4)
+    ax = drawn(partial(plots.utilisation, {**TABLES, "nodes": level}))
+    assert len([text for text in ax.texts if "node" in text.get_text()]) == 5
+    assert overlapping(ax) == []
+
+
+def test_a_vm_that_was_deleted_did_not_move() -> None:
+    changes = pd.DataFrame(
+        [(0.0, "a", "n1"), (60.0, "a", ""), (0.0, "b", "n1"), (60.0, "b", "n2")],
+        columns=["time_seconds", "vm", "node"],
+    )
+    ax = drawn(partial(plots.placement, {**TABLES, "placement": changes}, lab_seconds=120.0))
+    assert ax.get_title(loc="left") == "Where each VM ran (1 of 2 VMs moved)"
+
+
+def test_a_node_keeps_its_colour_where_it_holds_no_vm() -> None:
+    changes = pd.DataFrame([(0.0, "a", "kwok-node-5")], columns=["time_seconds", "vm", "node"])
+    ax = drawn(partial(plots.placement, {**TABLES, "placement": changes}, lab_seconds=LAB_SECONDS))
+    wanted = plots.node_styles([f"kwok-node-{number}" for number in range(1, 6)])["kwok-node-5"]["color"]
+    assert to_rgb(ax.patches[0].get_facecolor()) == to_rgb(wanted)
+
+
+def test_before_and_after_tells_the_deviations_of_the_summary() -> None:
+    summary = analysis.summarize(TABLES, lab_seconds=LAB_SECONDS)
+    ax = drawn(partial(plots.before_and_after, TABLES, lab_seconds=LAB_SECONDS))
+    legend = ax.get_legend()
+    assert legend is not None
+    told = f"{summary['cpu_stddev_initial']:.3f} → {summary['cpu_stddev_final']:.3f}"
+    assert legend.get_title().get_text().endswith(told)
+
+
+def test_a_density_ends_where_the_runs_end() -> None:
+    design = design_of({"none": [0.0] * 5 + list(np.linspace(0, 900, 7)), "oracle": list(np.linspace(0, 90, 12))})
+    ax = drawn(partial(plots.ridges, design))
+    reach = [collection.get_datalim(ax.transData) for collection in ax.collections]
+    assert min(box.x0 for box in reach) >= 0.0
+    assert max(box.x1 for box in reach) <= 900.0
+
+
+def test_everyone_on_the_trade_figure_is_named_and_no_name_covers_another() -> None:
+    ax = drawn(partial(plots.pareto, CROWD, metrics=(MIGRATIONS, HOT)), size=(8.4, 6.2))
+    (inset,) = ax.child_axes
+    told = [name for axes in (ax, inset) for text in axes.texts for name in text.get_text().splitlines()]
+    assert sorted(told) == sorted(CROWD)
+    assert overlapping(ax) == []
+    assert overlapping(inset) == []
+
+
+def test_the_baseline_of_a_ranking_can_be_seen() -> None:
+    ax = drawn(lambda ax: plots.ranking(statistics.compare(DESIGN, "none"), HOT, ax))
+    (mark,) = [line for line in ax.lines if line.get_marker() == "|" and len(line.get_xdata()) == 1]
+    assert to_rgb(mark.get_markeredgecolor()) != to_rgb("white")
+
+
+def test_a_score_without_parts_is_said_to_have_none() -> None:
+    ax = drawn(partial(plots.score_parts, ["n1"], None))
+    assert "no parts" in ax.texts[0].get_text()
+
+
+def test_a_run_without_samples_is_drawn_as_such() -> None:
     nothing = {name: analysis.empty(name) for name in analysis.COLUMNS}
-    for draw in (plots.scores, plots.cumulative, plots.placement, plots.migration_arcs):
+    for draw in (
+        plots.scores,
+        plots.cumulative,
+        plots.placement,
+        plots.migration_arcs,
+        plots.heat_map,
+        plots.before_and_after,
+    ):
         assert picture(partial(draw, nothing)).shape == (88, 160)  # type: ignore[arg-type]

@@ -7,20 +7,27 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import offset_copy
 from scipy import stats
 
+from labkit.analysis.answer import interval
 from labkit.analysis.metrics import Metric
 from labkit.analysis.statistics import Blocks, Comparison, Ranking, Survival, pareto_front
 from labkit.experiment import BASELINES
-from labkit.model import FloatArray
-from labkit.plots.style import INK, QUIET, algorithm_style, dress
+from labkit.model import BoolArray, FloatArray
+from labkit.plots.labels import label_ends, label_points, label_rows, legend_below
+from labkit.plots.style import INK, QUIET, algorithm_style, dress, lab_time
 
 _VERDICT_COLOURS: Final = {
     "better": "#0072B2", "worse": "#D55E00", "equivalent": "#4D4D4D", "undecided": "#9a9a9a", "baseline": "#222222",
 }  # fmt: skip
 _MAX_POINTS_NAMED: Final = 8
+_BAND: Final = 0.1
+"""A band is so much of the whole height; from so many points in it on it is a crowd."""
+_CROWD: Final = 5
+_INSET: Final = (0.3, 0.5, 0.69, 0.47)
+"""Left, bottom, width and height of an inset, as shares of its Axes."""
 _VERDICT_MARKERS: Final = {"better": "<", "worse": ">", "equivalent": "D", "undecided": "o", "baseline": "|"}
 
 
@@ -30,39 +37,38 @@ def words(metric: Metric) -> str:
 
 
 def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes:
-    """Draw the mean difference of each treatment to the baseline with its interval, best at the top."""
+    """Draw the mean difference of each treatment to the baseline with its interval, in numbers too, best at the top."""
     order = sorted(comparisons, key=lambda each: metric.sign * each.difference.estimate, reverse=True)
     baseline = next(each.treatment for each in comparisons if each.verdict == "baseline")
     ax.axvspan(-metric.rope, metric.rope, color="#e9e9e9", linewidth=0, zorder=0)
     ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    beside = ax.get_yaxis_transform()
     for row, each in enumerate(order):
-        colour = _VERDICT_COLOURS[each.verdict]
-        ax.plot([each.difference.low, each.difference.high], [row, row], color=colour, linewidth=2.2, zorder=2)
-        ax.plot(each.difference.estimate, row, marker=_VERDICT_MARKERS[each.verdict], color=colour, markersize=7,
-                zorder=3, markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    ax.set_yticks(range(len(order)), [each.treatment for each in order], fontsize=9)
+        colour, marker = _VERDICT_COLOURS[each.verdict], _VERDICT_MARKERS[each.verdict]
+        low, high = each.difference.low, each.difference.high
+        ax.plot([low, high], [row, row], color=colour, linewidth=2.0, marker="|", markersize=8, zorder=2)
+        ax.plot(each.difference.estimate, row, marker=marker, color=colour, markersize=8, zorder=3,
+                markeredgecolor=colour if each.verdict == "baseline" else "white", markeredgewidth=0.6)  # fmt: skip
+        told = "baseline" if each.verdict == "baseline" else interval(each.difference)
+        ax.text(1.02, row, told, transform=beside, va="center", fontsize=8, color=colour)
+    label_rows(ax, [each.treatment for each in order])
     ax.set_ylim(-0.7, len(order) - 0.3)
-    seen = [verdict for verdict in _VERDICT_COLOURS if any(each.verdict == verdict for each in order)]
     handles = [
-        ax.plot([], [], linestyle="none", marker=_VERDICT_MARKERS[v], color=_VERDICT_COLOURS[v], label=v)[0]
-        for v in seen
-        if v != "baseline"
+        ax.plot([], [], linestyle="none", marker=_VERDICT_MARKERS[verdict], color=colour, label=verdict)[0]
+        for verdict, colour in _VERDICT_COLOURS.items()
+        if verdict != "baseline" and any(each.verdict == verdict for each in order)
     ]
     if handles:
-        below = offset_copy(ax.transAxes, fig=ax.figure, y=-42, units="points")  # type: ignore[arg-type]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below,
-                  ncols=len(handles), fontsize=9)  # fmt: skip
+        legend_below(ax, handles, fontsize=9)
     dress(ax, title=f"{metric.title}: difference to {baseline}", x=f"{words(metric)}, {metric.better} is better",
           grid="x")  # fmt: skip
     return ax
 
 
-def pareto(
-    costs: Mapping[str, tuple[float, float]], ax: Axes, *, metrics: tuple[Metric, Metric], label_all: bool = False
-) -> Axes:
-    """Draw every treatment by two goals, the algorithms that no other beats joined by a line.
+def pareto(costs: Mapping[str, tuple[float, float]], ax: Axes, *, metrics: tuple[Metric, Metric]) -> Axes:
+    """Draw every treatment by two goals, all of them named, the algorithms that no other beats joined by a line.
 
-    Named beside their points are these and the ends of the scale; the others stand in a legend where they are many.
+    Where many crowd at one height an inset shows that band enlarged, and names them there.
 
     Parameters
     ----------
@@ -72,59 +78,87 @@ def pareto(
         Where to draw.
     metrics : tuple of Metric
         Of x and y.
-    label_all : bool
-        Name the dominated ones too.
     """
     names = list(costs)
     points = np.array([costs[name] for name in names], dtype=np.float64).reshape(-1, 2)
     choices = np.array([name.split(" ")[0] not in BASELINES for name in names])
     front = np.zeros(len(names), dtype=bool)
     front[choices if choices.any() else ~choices] = pareto_front(points[choices if choices.any() else ~choices])
-    order = np.argsort(points[front, 0], kind="stable")
-    edge = points[front][order]
-    ax.step(edge[:, 0], edge[:, 1], where="post", color=QUIET, linewidth=1.2, zorder=1)
-    for index, name in enumerate(names):
-        style = algorithm_style(name)
-        ax.plot(*points[index], marker=style["marker"], color=style["color"], linestyle="none",
-                markersize=9 if front[index] else 6, alpha=1.0 if front[index] else 0.55, zorder=3,
-                markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    everyone = label_all or len(names) <= _MAX_POINTS_NAMED
-    named = [index for index in range(len(names)) if front[index] or not choices[index] or everyone]
     dress(ax, title="What each costs and what it buys", x=words(metrics[0]), y=words(metrics[1]), grid="both")
-    ax.set_xlim(left=min(0.0, points[:, 0].min()))
-    ax.set_ylim(bottom=min(0.0, points[:, 1].min()))
-    _name_points(ax, points, [names[index] for index in named], named)
-    rest = [index for index in np.argsort(points[:, 0], kind="stable") if index not in named]
-    if rest:
-        keys = [
-            ax.plot([], [], linestyle="none", markersize=5.5, label=names[index], marker=style["marker"],
-                    color=style["color"])[0]
-            for index in rest if (style := algorithm_style(names[index]))
-        ]  # fmt: skip
-        ax.legend(handles=keys, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7.5, title="beaten, left to right",
-                  title_fontsize=8, handletextpad=0.2)  # fmt: skip
+    for axis, values in ((ax.set_xlim, points[:, 0]), (ax.set_ylim, points[:, 1])):
+        low, high = min(0.0, values.min()), max(0.0, values.max())
+        axis(low - 0.02 * (high - low), high + 0.06 * (high - low) or 1.0)
+    crowd = _crowd(points)
+    panels = [(ax, ~crowd)]
+    if crowd.any():
+        panels.append((_enlarged(ax, points, crowd), crowd))
+    for panel, _ in panels:
+        _draw_points(panel, names, points, front)
+    for panel, named in panels:
+        _name_points(panel, names, points, front, named)
     return ax
 
 
-def _name_points(ax: Axes, points: FloatArray, names: list[str], index: list[int]) -> None:
-    """Write names beside their points; names whose points lie at one place share one line each."""
-    low, high = ax.get_ylim()
-    left, right = ax.get_xlim()
-    inches = ax.figure.get_figheight() * ax.get_position().height  # type: ignore[union-attr]
-    gap = (high - low) * 0.16 / max(inches, 0.1)
-    placed: list[tuple[float, float]] = []
-    for name, at in sorted(zip(names, index, strict=True), key=lambda pair: -points[pair[1], 1]):
-        x, y = points[at]
-        level = float(y)
-        while any(abs(level - other) < 0.99 * gap and abs(x - where) < 0.3 * (right - left) for where, other in placed):
-            level -= gap
-        placed.append((float(x), level))
-        near_edge = x > left + 0.72 * (right - left)
-        ax.annotate(
-            name, (x, y), xytext=(x + (-1 if near_edge else 1) * 0.015 * (right - left), level), fontsize=8,
-            ha="right" if near_edge else "left", va="center", color=algorithm_style(name)["color"], zorder=4,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-        )  # fmt: skip
+def _crowd(points: FloatArray) -> BoolArray:
+    """Return which points lie in the narrow band that holds the most, where these are too many to be named in it."""
+    y = points[:, 1]
+    width = _BAND * float(np.ptp(y))
+    bands = [(y >= bottom) & (y <= bottom + width) for bottom in y]
+    fullest = max(bands, key=lambda band: int(band.sum()))
+    return fullest if len(y) > _MAX_POINTS_NAMED and fullest.sum() >= _CROWD else np.zeros(len(y), dtype=bool)
+
+
+def _enlarged(ax: Axes, points: FloatArray, crowd: BoolArray) -> Axes:
+    """Return an inset that shows the band of the crowd, above and right of all other points."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    x0, y0, wide, tall = _INSET
+    behind = (points[:, 0] > left + (x0 - 0.06) * (right - left)) & (
+        points[:, 1] > bottom + (y0 - 0.1) * (top - bottom)
+    )
+    if behind.any():
+        ax.set_ylim(bottom, bottom + (points[behind, 1].max() - bottom) / (y0 - 0.1))
+    behind_ticks = Rectangle((x0 - 0.08, y0 - 0.07), wide + 0.08, tall + 0.07, transform=ax.transAxes, zorder=2,
+                             facecolor="white", linewidth=0)  # fmt: skip
+    ax.add_patch(behind_ticks)
+    inset = ax.inset_axes((x0, y0, wide, tall))
+    dress(inset, grid="both")
+    inset.tick_params(labelsize=7.5)
+    x, y = points[crowd].T
+    inset.set_xlim(max(left, x.min() - 0.08 * np.ptp(x) - 1e-9), min(right, x.max() + 0.1 * np.ptp(x) + 1e-9))
+    inset.set_ylim(y.min() - 0.2 * np.ptp(y) - 1e-9, y.max() + 0.25 * np.ptp(y) + 1e-9)
+    ax.indicate_inset_zoom(inset, edgecolor=QUIET, alpha=0.8)
+    return inset
+
+
+def _draw_points(ax: Axes, names: Sequence[str], points: FloatArray, front: BoolArray) -> None:
+    """Draw the points, those of the front filled and joined."""
+    edge = points[front][np.argsort(points[front, 0], kind="stable")]
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.step(edge[:, 0], edge[:, 1], where="post", color=QUIET, linewidth=1.2, zorder=1)
+    for name, point, best in zip(names, points, front, strict=True):
+        style = algorithm_style(name)
+        ax.plot(*point, marker=style["marker"], color=style["color"], linestyle="none", zorder=4 if best else 3,
+                markersize=9 if best else 6.5, markerfacecolor=style["color"] if best else "white",
+                markeredgecolor="white" if best else style["color"], markeredgewidth=0.6 if best else 1.3)  # fmt: skip
+    ax.set(xlim=limits[0], ylim=limits[1])
+
+
+def _name_points(
+    ax: Axes, names: Sequence[str], points: FloatArray, front: BoolArray, named: BoolArray
+) -> None:  # fmt: skip
+    """Write names beside points; names of one place share a text, those of the front find their places first."""
+    together: dict[tuple[float, float], list[int]] = {}
+    for index in sorted(np.flatnonzero(named).tolist(), key=lambda index: (not front[index], points[index, 1])):
+        together.setdefault((points[index, 0], points[index, 1]), []).append(index)
+    groups = list(together.values())
+    label_points(
+        ax,
+        np.array([points[group[0]] for group in groups]).reshape(-1, 2),
+        ["\n".join(names[index] for index in group) for group in groups],
+        [str(algorithm_style(names[group[0]])["color"]) for group in groups],
+        size=7.5,
+        avoid=points,
+    )
 
 
 def critical_difference(found: Ranking, ax: Axes) -> Axes:
@@ -171,41 +205,50 @@ def critical_difference(found: Ranking, ax: Axes) -> Axes:
 
 def survival(curves: Mapping[str, Survival], metric: Metric, ax: Axes, *, horizon_seconds: float) -> Axes:
     """Draw which share of runs has not had the event yet; a curve that stays above 0 has censored runs."""
+    dress(ax, title=f"{metric.title}: runs still waiting", y="share of runs")
+    lab_time(ax, horizon_seconds)
+    ax.set_ylim(0, 1.03)
+    ends, colours = {}, {}
     for name, curve in curves.items():
         style = algorithm_style(name)
         minutes = np.append(curve.times, horizon_seconds) / 60
         share = np.append(curve.share, curve.share[-1])
-        ax.step(minutes, share, where="post", color=style["color"], linestyle=style["linestyle"],
-                label=f"{name}: {curve.events} of {curve.runs}")  # fmt: skip
+        ax.step(minutes, share, where="post", color=style["color"], linestyle=style["linestyle"])
         if len(curves) <= 4:
             ax.fill_between(minutes, np.append(curve.low, curve.low[-1]), np.append(curve.high, curve.high[-1]),
                             step="post", color=style["color"], alpha=0.12, linewidth=0)  # fmt: skip
-    dress(ax, title=f"{metric.title}: runs still waiting", x="lab time (minutes)", y="share of runs")
-    ax.set_ylim(0, 1.03)
-    ax.set_xlim(0, horizon_seconds / 60)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, title="event in")
+        told = f"{name}: {curve.events} of {curve.runs}"
+        ends[told], colours[told] = (horizon_seconds / 60, float(share[-1])), style["color"]
+    label_ends(ax, ends, colours)
     return ax
 
 
 def ridges(design: Blocks, ax: Axes) -> Axes:
-    """Draw how each treatment's runs are spread: a density where there are many, and a mark for each run."""
+    """Draw how each treatment's runs are spread: a density where there are many, and a mark for each run.
+
+    The density reaches from the least to the largest value that was seen and no further. Runs that ended before the
+    event are arrows at their length: the value is not known, only that it is larger.
+    """
     order = np.argsort(design.metric.sign * design.values.mean(axis=0))[::-1]
-    low, high = float(design.values.min()), float(design.values.max())
-    room = (high - low) * 0.05 or 1.0
-    grid = np.linspace(low - room, high + room, 240)
     for row, index in enumerate(order):
-        values = design.values[:, index]
         style = algorithm_style(design.treatments[index])
+        censored = design.censored[:, index]
+        values = design.values[~censored, index]
         if len(values) >= 8 and np.ptp(values) > 1e-12:
+            grid = np.linspace(values.min(), values.max(), 240)
             density = stats.gaussian_kde(values)(grid)
             ax.fill_between(grid, row, row + 0.8 * density / density.max(), color=style["color"], alpha=0.3,
                             linewidth=0, zorder=2)  # fmt: skip
-        ax.plot(values, np.full(len(values), row), "|", color=style["color"], markersize=7, alpha=0.7, zorder=3)
-        ax.plot(values.mean(), row, marker=style["marker"], color=style["color"], markersize=6, zorder=4,
-                markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
-    ax.set_yticks(range(len(order)), [design.treatments[index] for index in order], fontsize=9)
+        for seen, mark in ((values, "|"), (design.values[censored, index], ">")):
+            ax.plot(seen, np.full(len(seen), row), mark, color=style["color"], markersize=7 if mark == "|" else 4,
+                    alpha=0.7, zorder=3)  # fmt: skip
+        ax.plot(design.values[:, index].mean(), row, marker=style["marker"], color=style["color"], markersize=6.5,
+                zorder=4, markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
+    label_rows(ax, [design.treatments[index] for index in order])
     ax.set_ylim(-0.5, len(order))
     dress(ax, title=f"{design.metric.title}: every run", x=words(design.metric), grid="x")
+    if design.values.min() >= 0:
+        ax.set_xlim(left=max(0.0, ax.get_xlim()[0]) - 0.01 * float(np.ptp(ax.get_xlim())))
     return ax
 
 
@@ -221,13 +264,18 @@ def overlay(series: Mapping[str, tuple[FloatArray, FloatArray]], ax: Axes, *, ti
     title, y : str
         Words.
     """
+    dress(ax, title=title, y=y)
+    ends, colours = {}, {}
     for name, (times, values) in series.items():
         style = algorithm_style(name)
-        ax.plot(times / 60, values, color=style["color"], linestyle=style["linestyle"], label=name)
-    dress(ax, title=title, x="lab time (minutes)", y=y)
-    ax.set_ylim(bottom=0)
-    ax.set_xlim(left=0)
+        ax.plot(times / 60, values, color=style["color"], linestyle=style["linestyle"])
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known):
+            ends[name], colours[name] = (float(times[known[-1]]) / 60, float(values[known[-1]])), style["color"]
+    lab_time(ax, max((float(times[-1]) for times, _ in series.values()), default=0.0))
+    highest = max((float(np.nanmax(values)) for _, values in series.values() if np.isfinite(values).any()), default=0.0)
+    ax.set_ylim(0, 1.05 * highest or 1.0)
     if all(float(values[-1]).is_integer() for _, values in series.values() if len(values)):
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8.5)
+    label_ends(ax, ends, colours)
     return ax

@@ -13,6 +13,7 @@ from scipy import stats
 from labkit.analysis.metrics import Metric
 from labkit.model import FloatArray
 from labkit.plots.comparison import words
+from labkit.plots.labels import label_rows, legend_below
 from labkit.plots.style import INK, PALETTE, QUIET, algorithm_style, dress
 
 _SIDE_MARKERS: Final = ("D", "^", "s")
@@ -53,7 +54,7 @@ def agreement(
                 ax.plot(against.mean(), below, marker, color=colour, markersize=6.5, zorder=4,
                         markeredgecolor="white", markeredgewidth=0.6)  # fmt: skip
     dress(ax, title=title or metric.title, x=words(metric), grid="x")
-    ax.set_yticks(range(len(one)), list(one), fontsize=9)
+    label_rows(ax, list(one))
     ax.set_ylim(-0.75, len(one) - 0.4)
     low, high = ax.get_xlim()
     ax.set_xlim(min(0.0, low) if low < 0.25 * high else low, high)
@@ -63,7 +64,7 @@ def agreement(
                label=f"{name}: mean and 90 %")
         for place, name in enumerate(others)
     ]  # fmt: skip
-    ax.legend(handles=handles, loc="upper right", fontsize=8.5)
+    legend_below(ax, handles, fontsize=8.5)
     return ax
 
 

@@ -1,19 +1,24 @@
 """Colours and lines: the same for an algorithm or a node in every figure.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; where several lines share an Axes the
-line style and marker differ too, so that the figure survives a greyscale printer.
+Colours are those of Okabe and Ito, which colour-blind readers tell apart. No two algorithms share both line style
+and marker, whatever their colours, so a figure survives a greyscale printer.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from labkit import scoring
 from labkit.experiment import BASELINES
@@ -23,7 +28,8 @@ QUIET: Final = "#9a9a9a"
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D", "#A59C00")
 """Okabe and Ito's colours without black; yellow is darkened so that a thin line can be seen."""
 LINES: Final = ("-", "--", "-.", ":")
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+"""Eleven, which shares no factor with the four lines: 44 pairs of both."""
 
 _FAMILY_COLOURS: Final = {
     "baseline": "#4D4D4D", "ideal point": "#0072B2", "average": "#D55E00", "deviation": "#009E73",
@@ -31,24 +37,25 @@ _FAMILY_COLOURS: Final = {
 }  # fmt: skip
 
 
-def families() -> dict[str, tuple[str, ...]]:
-    """Return the algorithms of each family in the catalogue's order, the three baselines first."""
-    found: dict[str, tuple[str, ...]] = {"baseline": BASELINES}
-    for algorithm in scoring.BUILT_IN:
-        found[algorithm.family] = (*found.get(algorithm.family, ()), algorithm.name)
-    return found
+@cache
+def _catalogue() -> dict[str, tuple[int, str]]:
+    """Return each known algorithm's place among all, and its family; the three baselines come first."""
+    known = [("baseline", name) for name in BASELINES]
+    known += sorted(((each.family, each.name) for each in scoring.BUILT_IN), key=lambda each: each[0])
+    return {name: (place, family) for place, (family, name) in enumerate(known)}
 
 
 def algorithm_style(label: str) -> dict[str, Any]:
-    """Return colour (by family), line style and marker (within it) of an algorithm.
+    """Return colour (by family), line style and marker of an algorithm.
 
-    ``name (again)`` and ``name @ policy`` keep the colour of ``name`` and get another marker and line.
+    ``name (again)`` and ``name @ policy`` keep the colour of ``name`` and get another marker and line; so do algorithms
+    of the reader's own, by their names.
     """
     name, _, variant = label.partition(" ")
-    known = families()
-    family = next((family for family, names in known.items() if name in names), "other")
-    members = known.get(family, (name,))
-    place = (members.index(name) if name in members else 0) + (1 + sum(map(ord, variant)) % 5 if variant else 0)
+    place, family = _catalogue().get(name, (zlib.crc32(name.encode()), "other"))
+    if variant:
+        key = zlib.crc32(variant.encode())
+        place += 1 + key % (len(MARKERS) - 1) + len(MARKERS) * (key // 16 % len(LINES))
     return {
         "color": _FAMILY_COLOURS.get(family, _FAMILY_COLOURS["other"]),
         "linestyle": LINES[place % len(LINES)],
@@ -81,6 +88,32 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
             digits = ""
         parts.append((1, char))
     return parts
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return what tells names apart: ``3`` for ``kwok-node-3`` among its like."""
+    alike = takewhile(lambda chars: len(set(chars)) == 1, zip(*names, strict=False))
+    common = len("".join(chars[0] for chars in alike).rstrip("0123456789"))
+    return {name: name[common:] or name for name in names}
+
+
+def in_words(dimension: str) -> str:
+    """Say a load ratio in words: ``CPU use`` for ``cpu_usage``."""
+    resource, kind = dimension.split("_")
+    return {"cpu": "CPU", "memory": "Memory"}[resource] + (" use" if kind == "usage" else " pressure")
+
+
+def ink(colour: str) -> tuple[float, float, float]:
+    """Return a colour dark enough for text on white."""
+    red, green, blue = to_rgb(colour)
+    share = min(1.0, 0.36 / (0.3 * red + 0.59 * green + 0.11 * blue + 1e-9))
+    return (red * share, green * share, blue * share)
+
+
+def readable_on(colour: str) -> str:
+    """Return black or white, whichever can be read on a colour."""
+    red, green, blue = to_rgb(colour)
+    return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
 @contextmanager
@@ -130,6 +163,14 @@ def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def lab_time(ax: Axes, end_seconds: float) -> None:
+    """Let the x axis be lab time from the start to an end, with ticks at whole minutes."""
+    ax.set_xlim(0, end_seconds / 60 if end_seconds > 0 else 1)
+    ax.set_xlabel("lab time (minutes)")
+    if end_seconds >= 300:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
 
 
 def save(figure: Figure, out: str | Path, name: str) -> None:
