@@ -6,11 +6,10 @@ but the digits of measured errors, which differ by machine in the last bits; the
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from labkit.model import Snapshot
 from labkit.names import DIMENSIONS
 from labkit.promql import load_rules
 from labkit.scoring import BUILT_IN, NINETEEN
+from tools.generated import write_or_check
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "algorithms.md"
 SIZES: Final = (1, 2, 3, 5, 8, 12)
@@ -158,27 +158,24 @@ def rendered(text: str, tables: Mapping[str, str]) -> str:
     return _TABLE.sub(table, text)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the document, or tell whether it is as it would be written."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--write", action="store_true")
-    mode.add_argument("--check", action="store_true")
-    args = parser.parse_args(argv)
-    before = DOCUMENT.read_text(encoding="utf-8")
+def document() -> dict[Path, str]:
+    """Return the document and what it should hold; without promtool its table of errors stays."""
     tables = {name: make() for name, make in TABLES.items() if name != "errors"}
     try:
         tables["errors"] = errors()
     except ToolError as error:
         sys.stderr.write(f"docs/{DOCUMENT.name}: the table of errors was not measured: {error}\n")
-    after = rendered(before, tables)
-    if args.write:
-        DOCUMENT.write_text(after, encoding="utf-8")
-        return 0
-    if _ERROR.sub("*", before) != _ERROR.sub("*", after):
-        sys.stderr.write(f"docs/{DOCUMENT.name} is out of date: run 'make update'\n")
-        return 1
-    return 0
+    return {DOCUMENT: rendered(DOCUMENT.read_text(encoding="utf-8"), tables)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the document, or tell whether it is as it would be written."""
+    return write_or_check(__doc__, document, argv, same=lambda one, other: _masked(one) == _masked(other))
+
+
+def _masked(text: str) -> str:
+    """Hide the digits that differ by machine."""
+    return _ERROR.sub("*", text)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -7,7 +7,6 @@ by ``tests/live/test_dashboards.py``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from grafana_foundation_sdk.models.dashboard import DataSourceRef
 from labkit.analysis.promql import expression
 from labkit.names import BASE_RECORDS
 from labkit.scoring import NINETEEN
+from tools.generated import write_or_check
 
 FOLDER: Final = Path(__file__).parent.parent / "k8s" / "dashboards"
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -157,20 +157,7 @@ def queries(board_json: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the files, or tell which one is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--write", action="store_true")
-    mode.add_argument("--check", action="store_true")
-    args = parser.parse_args(argv)
-    code = 0
-    for path, text in rendered().items():
-        if args.write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            sys.stderr.write(f"k8s/dashboards/{path.name} is out of date: run 'make update'\n")
-            code = 1
-    return code
+    return write_or_check(__doc__, rendered, argv)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ same packages on every backend.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tools.generated import ROOT, write_or_check
 
 DIRECT: Final = (
     "flask", "jsonschema", "kubernetes", "numpy", "orjson", "prometheus-api-client", "prometheus-client",
@@ -22,7 +24,6 @@ DIRECT: Final = (
 )  # fmt: skip
 """What the services, and the parts of labkit that they use, import."""
 
-ROOT: Final = Path(__file__).parent.parent
 LOCK: Final = ROOT / "requirements.txt"
 TARGET: Final = ROOT / "k8s" / "images" / "services" / "requirements.txt"
 HEAD: Final = "# Made from requirements.txt by 'make update': what the services' image holds.\n"
@@ -67,20 +68,14 @@ def part_of_lock(lock: str, names: set[str]) -> str:
     return "\n".join(line for name in sorted(names) for line in entries[name]) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def rendered() -> dict[Path, str]:
+    """Return the file and what it should hold."""
+    return {TARGET: HEAD + part_of_lock(LOCK.read_text(), needed())}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the file, or say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--write", action="store_true")
-    mode.add_argument("--check", action="store_true")
-    wanted = HEAD + part_of_lock(LOCK.read_text(), needed())
-    if parser.parse_args(arguments).write:
-        TARGET.write_text(wanted)
-        return 0
-    if TARGET.is_file() and TARGET.read_text() == wanted:
-        return 0
-    sys.stderr.write(f"{TARGET.relative_to(ROOT)} is out of date: run 'make update'\n")
-    return 1
+    return write_or_check(__doc__, rendered, argv)
 
 
 if __name__ == "__main__":
