@@ -21,7 +21,10 @@ import traitlets
 
 from labkit.clock import WALL_CLOCK, Clock
 from labkit.errors import InputError, LabError
+from labkit.experiment import BASELINES
+from labkit.lab import DEFAULT_ALGORITHM
 from labkit.load import LoadTable
+from labkit.plots.style import natural_key
 from labkit.scenario import Scenario, parse_scenario
 from labkit.scoring import get, names
 
@@ -58,16 +61,18 @@ class LiveSource:
 
     def __init__(self, lab: Any, algorithm: str) -> None:
         self._lab, self._algorithm = lab, algorithm
+        self._now = 0.0
 
     def frame(self) -> Frame:
-        """Ask the lab."""
-        scores = self._lab.query(get(self._algorithm).record)
+        """Ask the lab; without descheduling the scores are those of production's algorithm."""
+        scores = self._lab.query(get(DEFAULT_ALGORITHM if self._algorithm in BASELINES else self._algorithm).record)
         by_node = dict(zip(scores["instance"], scores["value"], strict=True)) if len(scores) else {}
         table = self._lab.nodes()
-        now = float(scores["time_seconds"].max()) if len(scores) else 0.0
+        if len(scores):  # else there is no score at the moment, and the time of the last one stands
+            self._now = float(scores["time_seconds"].max())
         vms = self._lab.vms()
         return make_frame(
-            now, self._algorithm, table.assign(score=table["node"].map(by_node)),
+            self._now, self._algorithm, table.assign(score=table["node"].map(by_node)),
             dict(zip(vms["vm"], vms["node"], strict=True)), self._lab.migrations(),
         )  # fmt: skip
 
@@ -142,12 +147,12 @@ class TwinSource:
     def set_load(self, vms: Sequence[str], cpu: float) -> None:
         """Give VMs a load from now on, to the end."""
         now = self._now()
-        known = {each.name: each for each in self._scenario.vms(self._seed)}
+        known = {each.name: each for each in self._scenario.expand(self._seed).all_vms}
         left = max(self._scenario.duration_seconds - now, 1.0)
         surges = []
         for vm in vms:
             if vm not in known:
-                raise InputError(f"wanted a VM of the scenario's start, found {vm!r}")
+                raise InputError(f"wanted a VM of the scenario, found {vm!r}")
             change = cpu - float(LoadTable([known[vm].curve], [known[vm].load_seed]).at(now)[0][0])
             surges.append(
                 {"at": f"{now:.0f}s", "type": "surge", "duration": f"{left:.0f}s", "vms": [vm], "cpu": round(change, 4)}
@@ -167,7 +172,7 @@ def make_frame(
             "node": str(row["node"]), "score": _value(row["score"]), "cpu": _value(row["cpu_usage"]),
             "memory": _value(row["memory_usage"]),
         }
-        for row in nodes.sort_values("node").to_dict("records")
+        for row in sorted(nodes.to_dict("records"), key=lambda row: natural_key(str(row["node"])))
     ]  # fmt: skip
     latest = migrations.sort_values("requested_seconds").tail(SHOWN_MIGRATIONS)
     return {
@@ -199,7 +204,7 @@ class View(anywidget.AnyWidget):
     source : Source
         Where frames come from.
     algorithms : sequence of str
-        To choose from.
+        To choose from; all that every backend has, and ``none``, without.
     every_seconds : float
         Pause between two looks.
     """
@@ -210,8 +215,9 @@ class View(anywidget.AnyWidget):
     message = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, source: Source, *, algorithms: Sequence[str] = (), every_seconds: float = 1.0) -> None:
-        super().__init__(_esm=_ESM, frame=source.frame(), algorithms=list(algorithms or names()))
+        super().__init__(_esm=_ESM, frame=source.frame(), algorithms=list(algorithms or ("none", *names())))
         self._source, self._every = source, every_seconds
+        self._trouble = False
         self._wishes: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self.on_msg(lambda _widget, content, _buffers: self.ask(content))
         self._thread = threading.Thread(target=self._work, name="lab-view", daemon=True)
@@ -228,44 +234,64 @@ class View(anywidget.AnyWidget):
         """Return the VM that is meant, or all VMs of the node that is meant, as the last frame has them."""
         if "vm" in wish:
             return [str(wish["vm"])]
-        return sorted(vm for vm, node in self.frame.get("vms", {}).items() if node == wish.get("node"))
+        found = sorted(vm for vm, node in self.frame.get("vms", {}).items() if node == wish.get("node"))
+        if not found:
+            raise InputError(f"wanted a node with VMs to load, found none on {wish.get('node')}")
+        return found
 
     def stop(self) -> None:
         """Stop asking; the last frame stays."""
         self._wishes.put(None)
         self._thread.join(timeout=10)
 
+    def close(self) -> None:
+        """Stop asking and take the widget away."""
+        self._wishes.put(None)
+        super().close()
+
     def _work(self) -> None:
         while True:
             try:
                 wish = self._wishes.get(timeout=self._every)
             except queue.Empty:
-                self._show("")
+                self._look()
                 continue
             if wish is None:
                 return
             self.message = "working …"
-            try:
-                wish()
-            except LabError as exc:
-                self._show(str(exc))
-            else:
-                self._show("")
+            said = self._try(wish)
+            self._look()
+            self.message = said
 
-    def _show(self, message: str) -> None:
-        try:
+    def _look(self) -> None:
+        """Take a new frame; a lab that does not answer is told, until it does again."""
+
+        def take() -> None:
             self.frame = self._source.frame()
+
+        said = self._try(take)
+        if said or self._trouble:
+            self.message = said
+        self._trouble = bool(said)
+
+    @staticmethod
+    def _try(action: Callable[[], None]) -> str:
+        """Do something; return what went wrong, and never let it end the view's thread."""
+        try:
+            action()
         except LabError as exc:
-            message = message or str(exc)
-        if message or self.message == "working …":
-            self.message = message
+            return str(exc)
+        except Exception as exc:
+            log.exception("the view")
+            return f"{type(exc).__name__}: {exc}"
+        return ""
 
 
 def watch(
     lab: Any,
     *,
     scenario: Scenario | None = None,
-    algorithm: str = "linear_amplified_ippd_k3",
+    algorithm: str = DEFAULT_ALGORITHM,
     seed: int | None = None,
     speed: float = 60.0,
     every_seconds: float = 1.0,
@@ -304,13 +330,16 @@ def watch(
 
 _ESM: Final = """
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D", "#A59C00"];
+const DASHES = ["", "7 3", "7 3 2 3", "2 3"];
+const MOST = 40;  // nodes: more lines cannot be told apart, and slow the browser down
+const dash = i => DASHES[(Math.floor(i / 8) + i) % 4];
 const element = (name, attributes = {}, text = "") => {
   const made = document.createElement(name);
   Object.assign(made, attributes);
   if (text) made.textContent = text;
   return made;
 };
-function chart(title, key, history, nodes) {
+function chart(title, key, history, nodes, place) {
   const width = 420, height = 170, left = 34, bottom = 20, top = 22, right = 8;
   const first = history[0].lab_seconds, last = history[history.length - 1].lab_seconds;
   const x = t => left + (width - left - right) * (last > first ? (t - first) / (last - first) : 1);
@@ -320,13 +349,14 @@ function chart(title, key, history, nodes) {
     out += `<line x1="${left}" x2="${width - right}" y1="${y(v)}" y2="${y(v)}" stroke="#ddd"/>`;
     out += `<text x="4" y="${y(v) + 4}">${v}</text>`;
   }
-  nodes.forEach((node, i) => {
+  nodes.forEach(node => {
     const points = [];
     for (const frame of history) {
-      const row = frame.nodes.find(n => n.node === node);
+      const row = frame.rows.get(node);
       if (row && row[key] !== null) points.push(`${x(frame.lab_seconds).toFixed(1)},${y(row[key]).toFixed(1)}`);
     }
-    out += `<polyline points="${points.join(" ")}" fill="none" stroke="${COLOURS[i % 8]}" stroke-width="1.8"/>`;
+    const i = place.get(node), look = `stroke="${COLOURS[i % 8]}" stroke-dasharray="${dash(i)}" stroke-width="1.8"`;
+    out += `<polyline points="${points.join(" ")}" fill="none" ${look}/>`;
   });
   out += `<text x="${width - right}" y="${height - 4}" text-anchor="end">${(last / 60).toFixed(1)} lab min</text>`;
   const size = `viewBox="0 0 ${width} ${height}" width="${width}" font-size="11"`;
@@ -342,40 +372,58 @@ function render({ model, el }) {
   chooser.onchange = () => model.send({ type: "use", algorithm: chooser.value });
   const vm = element("select", { className: "labkit-vm" });
   const load = element("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.5, className: "labkit-load" });
+  const share = element("output", { className: "labkit-share" });
+  const showShare = () => { share.textContent = `${Math.round(100 * load.value)} %`; };
+  load.oninput = showShare;
+  showShare();
+  for (const [control, words] of [[chooser, "algorithm"], [vm, "whose load"], [load, "load, share of the VM's cores"]])
+    control.setAttribute("aria-label", words);
   load.onchange = () => {
     const [kind, name] = vm.value.split(/:(.*)/);
     model.send({ type: "load", [kind]: name, cpu: Number(load.value) });
   };
   const clock = element("b", { className: "labkit-clock" }), message = element("span", { className: "labkit-message" });
   message.style.color = "#b34700";
-  head.append(clock, " algorithm ", chooser, " load of ", vm, " ", load, " ", message);
+  head.append(clock, " algorithm ", chooser, " load of ", vm, " ", load, share, " ", message);
   charts.style.cssText = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0";
   placement.style.cssText = "display: grid; grid-template-columns: max-content 1fr; gap: 3px 8px; align-items: center";
   root.append(head, charts, placement, moves);
   el.append(root);
+  let offered = "";
   const draw = () => {
     const frame = model.get("frame");
     if (!frame.nodes) return;
     if (history.length && frame.lab_seconds < history[history.length - 1].lab_seconds) history.length = 0;
-    history.push(frame);
+    history.push({ lab_seconds: frame.lab_seconds, rows: new Map(frame.nodes.map(n => [n.node, n])) });
     if (history.length > 600) history.shift();
-    const nodes = frame.nodes.map(n => n.node);
+    const place = new Map(frame.nodes.map((n, i) => [n.node, i]));
+    const fullest = frame.nodes.slice().sort((a, b) => b.cpu - a.cpu).slice(0, MOST).map(n => n.node);
+    const nodes = frame.nodes.map(n => n.node).filter(name => frame.nodes.length <= MOST || fullest.includes(name));
+    const of = frame.nodes.length > MOST ? `, ${MOST} fullest of ${frame.nodes.length} nodes` : "";
     clock.textContent = `${(frame.lab_seconds / 60).toFixed(1)} min, ${frame.migrations_total} migrations,`;
+    if (frame.algorithm && ![...chooser.options].some(option => option.value === frame.algorithm))
+      chooser.append(element("option", { value: frame.algorithm }, frame.algorithm));
     if (document.activeElement !== chooser) chooser.value = frame.algorithm;
     const known = Object.keys(frame.vms).sort();
     const targets = [...nodes.map(name => `node:${name}`), ...known.map(name => `vm:${name}`)];
-    if (vm.options.length !== targets.length) {
+    if (offered !== targets.join(" ")) {
+      offered = targets.join(" ");
       const chosen = vm.value;
       const words = target => target.startsWith("node:") ? `all VMs of ${target.slice(5)}` : target.slice(3);
       vm.replaceChildren(...targets.map(target => element("option", { value: target }, words(target))));
       if (targets.includes(chosen)) vm.value = chosen;
     }
-    charts.innerHTML = chart("Score", "score", history, nodes) + chart("CPU use", "cpu", history, nodes);
+    charts.innerHTML = chart(`Score${of}`, "score", history, nodes, place)
+      + chart(`CPU use${of}`, "cpu", history, nodes, place);
     placement.replaceChildren();
-    nodes.forEach((node, i) => {
-      const here = known.filter(name => frame.vms[name] === node);
-      const label = element("span", {}, `${node} (${here.length})`);
-      label.style.cssText = `color: ${COLOURS[i % 8]}; font-weight: 600`;
+    const on = new Map(nodes.map(node => [node, []]));
+    for (const name of known) on.get(frame.vms[name])?.push(name);
+    nodes.forEach(node => {
+      const here = on.get(node), i = place.get(node);
+      const label = element("span");
+      const look = `stroke="${COLOURS[i % 8]}" stroke-dasharray="${dash(i)}" stroke-width="2.5"`;
+      label.innerHTML = `<svg width="26" height="8"><line x2="26" y1="4" y2="4" ${look}/></svg> `;
+      label.append(element("b", {}, `${node} (${here.length})`));
       const cells = element("span");
       cells.style.cssText = "display: flex; flex-wrap: wrap; gap: 2px";
       for (const name of here) {

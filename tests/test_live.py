@@ -70,7 +70,7 @@ def test_another_algorithm_and_another_load_change_what_follows() -> None:
         source.use(ALGORITHM)
         assert source.frame()["migrations_total"] > 0
         assert source.frame()["algorithm"] == ALGORITHM
-        with pytest.raises(InputError, match="wanted a VM of the scenario's start, found 'nobody'"):
+        with pytest.raises(InputError, match="wanted a VM of the scenario, found 'nobody'"):
             source.set_load(["nobody"], 0.5)
 
 
@@ -118,6 +118,47 @@ def test_wishes_are_carried_out_in_order_without_blocking_and_errors_are_shown()
     assert view.frame["lab_seconds"] == 3.0
     view.stop()
     view.close()
+
+
+def test_nodes_stand_as_people_count() -> None:
+    nodes = example_tables(nodes=12)["nodes"].drop_duplicates("node", keep="last")
+    frame = live.make_frame(0.0, "k3", nodes, {}, example_tables(moves=0)["migrations"])
+    assert [row["node"] for row in frame["nodes"]] == [f"kwok-node-{number}" for number in range(1, 13)]
+
+
+class Broken(Asked):
+    """A source that breaks now and then."""
+
+    trouble: Exception | None = None
+
+    def frame(self) -> live.Frame:
+        if self.trouble is not None:
+            raise self.trouble
+        return super().frame()
+
+
+def test_a_view_outlives_what_goes_wrong_and_says_so_for_as_long_as_it_does() -> None:
+    source = Broken()
+    view = live.View(source, algorithms=["a"], every_seconds=0.05)
+    for trouble, told in ((InputError("no answer"), "no answer"), (KeyError("instance"), "KeyError: 'instance'")):
+        source.trouble = trouble
+        wait_until(lambda told=told: view.message == told, timeout_seconds=20, what="the trouble in the view")
+        source.trouble = None
+        wait_until(lambda: view.message == "", timeout_seconds=20, what="the trouble to be over")
+    view.ask({"type": "load", "node": "n9", "cpu": 0.5})
+    wait_until(lambda: "none on n9" in view.message, timeout_seconds=20, what="an empty node to be told")
+    view.close()
+    wait_until(lambda: not view._thread.is_alive(), timeout_seconds=20, what="the thread to end with the view")
+
+
+def test_a_vm_that_came_during_the_run_can_be_given_a_load() -> None:
+    clock = VirtualClock()
+    scenario = load_scenario("churn")
+    born = next(event for event in scenario.events(1) if event.type == "create_vms")
+    with Lab(backend="sim") as lab:
+        source = live.TwinSource(lab, scenario, "none", seed=1, speed=60.0, clock=clock)
+        clock.wait(born.at_seconds / 60 + 2)
+        source.set_load([born.vms[0].name], 0.9)
 
 
 @pytest.mark.slow
