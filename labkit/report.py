@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from jinja2 import Environment
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -36,13 +35,15 @@ from labkit.experiment import BASELINES
 from labkit.model import FloatArray
 
 EXECUTED_ANALYSIS: Final = "analysis.ipynb"
-_MAX_RUNS_SHOWN: Final = 8
-"""With more runs than this, only a few are shown one by one."""
+_MAX_RUNS_SHOWN: Final = 4
+"""With more runs than this one of each treatment is shown, and of more treatments the baseline and the best."""
 _MAX_OVERLAY_RUNS: Final = 60
 """Of each treatment, at most so many runs are read for the curves over time."""
 _MAX_CURVES: Final = 8
 _EXPLAINED: Final = 3
 """Of each run that is shown, so many migrations are explained."""
+_NOTHING_DONE_IS_BAD: Final = re.compile(r"hotspot_seconds|psi_seconds|regret|time_to_settle_seconds|(cpu|memory)_.*")
+"""Metrics of the load itself: who moves nothing must do badly by them, who plans ahead well."""
 _EQUAL_BY_DEFINITION: Final = [
     ("linear_amplified_ippd_k1", "ideal_point_positive_distance"),
     ("production_k3", "linear_amplified_ippd_k3"),
@@ -56,6 +57,16 @@ class Picture:
     title: str
     source: str
     reading: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One run in detail."""
+
+    run_id: str
+    summary: str
+    pictures: list[Picture]
+    why: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -113,28 +124,31 @@ def write(folder: Path) -> Path:
     """
     state, runs = results.read_experiment(folder)
     findings = Findings.of(runs, state["metrics"], state["baseline"])
+    records = _records(folder, runs)
     mpl.use("Agg")
     with plots.lab_style():
         overall = list(_overall_pictures(findings, folder, runs))
-        single = list(_run_pictures(folder, runs, findings))
+        examples = [_example(folder, row) for row in _telling_runs(runs, findings)]
     checked = controls(findings)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(_TEMPLATE).render(
         state=state,
-        digest=digest(runs),
+        digest=digest(state, runs),
+        progress=_progress(state),
         sentences=findings.answer(),
         findings=findings,
         overall=overall,
-        single=single,
+        examples=examples,
+        heading=_heading(examples, runs, findings),
         tables=[_comparison_table(findings, name) for name in findings.designs],
         controls=checked,
         choices=_choice_rows(findings),
         broken=[control for control, good, _ in checked if not good],
         runs=_run_rows(folder, runs),
         failed=runs[runs["status"] != "succeeded"].to_dict("records"),
-        versions=_versions(folder, runs),
+        versions=_versions(records),
         analysis=(folder / EXECUTED_ANALYSIS).exists(),
-        repeat=_repeat(state),
+        command=_command(state),
         number=number,
     )
     path = folder / results.REPORT_FILE
@@ -142,10 +156,11 @@ def write(folder: Path) -> Path:
     return path
 
 
-def digest(runs: pd.DataFrame) -> str:
-    """Return a hash of the runs that a report is about."""
+def digest(state: Mapping[str, Any], runs: pd.DataFrame) -> str:
+    """Return a hash of what a report is about: the runs, and what was asked of them."""
     rows = runs[["run_id", "key", "status", "wall_seconds"]] if "wall_seconds" in runs else runs[["run_id", "key"]]
-    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+    asked = [state.get(name) for name in ("name", "question", "baseline", "metrics", "runs", "status", "text")]
+    return hashlib.sha256((rows.to_csv(index=False) + json.dumps(asked)).encode()).hexdigest()[:16]
 
 
 def is_current(folder: Path) -> bool:
@@ -153,16 +168,16 @@ def is_current(folder: Path) -> bool:
     path = folder / results.REPORT_FILE
     if not path.exists():
         return False
-    _, runs = results.read_experiment(folder)
+    state, runs = results.read_experiment(folder)
     with path.open(encoding="utf-8") as file:
-        return f'content="{digest(runs)}"' in file.read(2000)
+        return f'content="{digest(state, runs)}"' in file.read(2000)
 
 
 def _draw(draw: Callable[[Axes], object], *, title: str, reading: str, size: tuple[float, float]) -> Picture:
     figure = Figure(figsize=size, layout="constrained")
     draw(figure.subplots())
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=125)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(title, f"data:image/png;base64,{data}", reading)
 
@@ -184,9 +199,9 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
                  design.treatments if name in pair[0].treatments}  # fmt: skip
         yield _draw(
             partial(plots.pareto, costs, metrics=(pair[0].metric, pair[1].metric)),
-            title="Migrations against hot spots", size=(8.4, 5.2),
-            reading="No algorithm is better in both than what lies on the line; everything above and right of it is "
-            "beaten by one. none, random and oracle are the ends of the scale.",
+            title="Migrations against hot spots", size=(8.4, 6.2 if count > _MAX_CURVES else 4.8),
+            reading="No algorithm is better in both than the filled ones on the line; everything above and right of it "
+            "is beaten by one. none, random and oracle are the ends of the scale.",
         )  # fmt: skip
     means = _curves(folder, runs)
     shown = _most_telling(findings, list(means))
@@ -221,9 +236,11 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
             reading=f"Friedman's test, F form of Iman and Davenport: {_friedman(ranking)}. "
             "A picture only: mean ranks depend on who else takes part.",
         )  # fmt: skip
+    if len(design.values) >= 2:
         yield _draw(
             partial(plots.ridges, design), title="Every run", size=(8.4, height),
-            reading="Each mark is a run, the symbol their mean; where the marks spread wide, a single run says little.",
+            reading="Each mark is a run, the symbol their mean; where the marks spread wide, a single run says little."
+            + (" Arrows are runs that ended before it happened." if design.censored.any() else ""),
         )  # fmt: skip
 
 
@@ -245,7 +262,7 @@ def _most_telling(findings: Findings, names: Sequence[str]) -> list[str]:
     if len(names) <= _MAX_CURVES:
         return list(names)
     order = sorted(findings.comparisons[findings.primary.name], key=lambda e: findings.primary.sign * e.mean.estimate)
-    wanted = [findings.baseline, *(name for name in names if name in BASELINES)]
+    wanted = [findings.baseline, *(name for name in names if name.split(" ")[0] in BASELINES)][: len(BASELINES) + 1]
     wanted += [each.treatment for each in order if each.treatment not in wanted]
     return [name for name in names if name in wanted[:_MAX_CURVES]]
 
@@ -268,40 +285,77 @@ def _curves(folder: Path, runs: pd.DataFrame) -> dict[str, tuple[FloatArray, Flo
     return found
 
 
-def _run_pictures(
-    folder: Path, runs: pd.DataFrame, findings: Findings
-) -> Iterator[tuple[str, list[list[str]], list[Picture]]]:
-    """Draw single runs: all of them where they are few, else one of the best and one of the baseline."""
+def _telling_runs(runs: pd.DataFrame, findings: Findings) -> list[dict[str, Any]]:
+    """Choose the runs that are shown one by one: all, else one of each treatment, else the baseline's and the best's.
+
+    Those of several treatments are of one block, so that they met the same load: the block in which the difference
+    between baseline and best is nearest to its mean.
+    """
     good = runs[runs["status"] == "succeeded"].assign(treatment=statistics.treatments(runs))
     if len(good) > _MAX_RUNS_SHOWN:
-        order = sorted(
-            findings.comparisons[findings.primary.name], key=lambda e: findings.primary.sign * e.mean.estimate
-        )
-        best = next((e.treatment for e in order if e.treatment.split(" ")[0] not in BASELINES), order[0].treatment)
-        chosen = good[good["treatment"].isin([best, findings.baseline])]
-        good = chosen.sort_values(["scenario", "seed"], kind="stable").groupby("treatment", sort=False).head(1)
-    for row in good.to_dict("records"):
-        run_id, seconds = str(row["run_id"]), float(row["lab_seconds"])
-        tables = results.read_tables(folder / run_id)
-        settled = row.get("time_to_settle_seconds")
-        quiet = "it did not settle" if settled is None or pd.isna(settled) else f"settled after {settled / 60:.1f} min"
-        summary = (
-            f"CPU standard deviation {number(row['cpu_stddev_initial'])} → {number(row['cpu_stddev_final'])}; "
-            f"{int(row['migrations'])} migrations, {int(row['ping_pong_migrations'])} of them back and forth; {quiet}."
-        )
-        why = _explanations(folder / run_id, tables)
-        yield run_id, why, [
-            _draw(partial(plots.scores, tables), title="Scores", size=(6.6, 3.4), reading=summary),
-            _draw(partial(plots.utilisation, tables), title="CPU use", size=(6.6, 3.4), reading=""),
-            _draw(
-                partial(plots.cumulative, tables, lab_seconds=seconds),
-                title="Evictions and migrations", size=(6.6, 3.4), reading="",
-            ),
-            _draw(
-                partial(plots.placement, tables, lab_seconds=seconds),
-                title="Placement", size=(6.6, 3.4), reading="",
-            ),
-        ]  # fmt: skip
+        shown = list(findings.designs[findings.primary.name].treatments)
+        pair = [findings.baseline, _best(findings)]
+        if len(shown) > _MAX_RUNS_SHOWN:
+            shown = list(dict.fromkeys(pair))
+        good = good[good["treatment"].isin(shown)]
+        block = ["scenario", "seed", *(name for name in ("nodes", "repeat") if name in good)]
+        primary = findings.primary.name
+        values = good.assign(value=good[primary].astype("float64").fillna(good["lab_seconds"]))
+        wide = values.pivot_table(index=block, columns="treatment", values="value", dropna=False).dropna()
+        if len(wide):
+            difference = wide[pair[1]] - wide[pair[0]]
+            typical = int((difference - difference.mean()).abs().to_numpy().argmin())
+            good = good[(good[block] == list(wide.index[typical])).all(axis=1)]
+        good = good.drop_duplicates("treatment").set_index("treatment", drop=False).reindex(shown).dropna(how="all")
+    return [{str(name): value for name, value in row.items()} for row in good.to_dict("records")]
+
+
+def _best(findings: Findings) -> str:
+    """Return the treatment that the answer calls best; an end of the scale only where nothing else took part."""
+    cost = {each.treatment: each.mean.estimate for each in findings.comparisons.get("migrations", ())}
+    order = sorted(
+        findings.comparisons[findings.primary.name],
+        key=lambda each: (findings.primary.sign * each.mean.estimate, cost.get(each.treatment, 0.0)),
+    )
+    return next((e.treatment for e in order if choice.is_choice(e.treatment)), order[0].treatment)
+
+
+def _heading(examples: Sequence[Example], runs: pd.DataFrame, findings: Findings) -> str:
+    if len(examples) == len(runs):
+        return "Each run" if len(runs) > 1 else "The run"
+    if len(examples) == len(findings.designs[findings.primary.name].treatments):
+        return "One run of each, with the same load"
+    return "The baseline and the best, with the same load" if len(examples) > 1 else "One run"
+
+
+def _example(folder: Path, row: Mapping[str, Any]) -> Example:
+    """Draw one run, and say why its first VMs moved."""
+    run_id, seconds = str(row["run_id"]), float(row["lab_seconds"])
+    tables = results.read_tables(folder / run_id)
+    settled = row.get("time_to_settle_seconds")
+    quiet = "it did not settle" if settled is None or pd.isna(settled) else f"settled after {settled / 60:.1f} min"
+    summary = (
+        f"CPU standard deviation {number(row['cpu_stddev_initial'])} → {number(row['cpu_stddev_final'])}; "
+        f"{int(row['migrations'])} migrations, {int(row['ping_pong_migrations'])} of them back and forth; {quiet}."
+    )
+    nodes = tables["nodes"]["node"].nunique()
+    tall = min(max(3.2, 1.2 + 0.16 * nodes), 6.0)
+    wide, low = 5.6, 3.2  # half of the page, so that its text is as large as the page's
+    figures: list[tuple[str, str, Callable[[Axes], object], tuple[float, float]]] = [
+        ("Scores", "What the descheduler goes by.", partial(plots.scores, tables), (wide, low)),
+        ("CPU use", "What the nodes carry.", partial(plots.utilisation, tables), (wide, low)),
+        ("CPU use, node by node", "Light is idle, dark is full.", partial(plots.heat_map, tables), (wide, tall)),
+        ("Migrations", "From the dot to the arrow, in the colour of the node that was left.",
+         partial(plots.migration_arcs, tables), (wide, tall)),
+        ("Before and after", "Bars of one height are a balanced cluster.",
+         partial(plots.before_and_after, tables, lab_seconds=seconds), (wide, low)),
+        ("Evictions and migrations", "The gap between the lines is under way, refused or queued.",
+         partial(plots.cumulative, tables, lab_seconds=seconds), (wide, low)),
+        ("Placement", "A strip is a VM; a colour that comes back is a VM that went in a circle.",
+         partial(plots.placement, tables, lab_seconds=seconds), (8.4, 4.8)),
+    ]  # fmt: skip
+    pictures = [_draw(draw, title=title, reading=reading, size=size) for title, reading, draw, size in figures]
+    return Example(run_id, summary, pictures, _explanations(folder / run_id, tables))
 
 
 def _explanations(folder: Path, tables: Tables) -> list[list[str]]:
@@ -375,12 +429,12 @@ def controls(findings: Findings) -> list[tuple[str, bool, str]]:
             )  # fmt: skip
     means = {name: metric.sign * float(design.column(name).mean()) for name in design.treatments}
     others = [value for name, value in means.items() if name not in BASELINES]
-    moves = metric.name in ("migrations", "ping_pong_migrations", "bytes_moved")  # doing nothing is best by these
-    if others and "oracle" in means and not moves:
+    ends = _NOTHING_DONE_IS_BAD.fullmatch(metric.name) is not None
+    if others and "oracle" in means and ends:
         good = means["oracle"] <= min(others) + metric.rope
         found.append(("oracle is the good end", good, f"{number(abs(means['oracle']))}, the best algorithm "
                       f"{number(abs(min(others)))}"))  # fmt: skip
-    if others and "none" in means and not moves:
+    if others and "none" in means and ends:
         good = means["none"] >= float(np.median(others)) - metric.rope
         found.append(("none is the bad end", good, f"{number(abs(means['none']))}, the median algorithm "
                       f"{number(abs(float(np.median(others))))}"))  # fmt: skip
@@ -400,20 +454,42 @@ def _run_rows(folder: Path, runs: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _versions(folder: Path, runs: pd.DataFrame) -> dict[str, str]:
-    record = results.read_run(folder / str(runs["run_id"].iloc[0]))
-    host = ", ".join(f"{name} {value}" for name, value in record.host.items())
-    return {**record.versions, "git commit": record.git_commit or "outside a checkout", "host": host,
-            "first run started": min(_started(folder, runs))}  # fmt: skip
+def _records(folder: Path, runs: pd.DataFrame) -> list[results.RunRecord]:
+    """Read what each run says of itself; runs whose folder is gone are left out."""
+    return [
+        results.read_run(folder / str(run_id))
+        for run_id in runs["run_id"]
+        if (folder / str(run_id) / results.RUN_FILE).is_file()
+    ]
 
 
-def _started(folder: Path, runs: pd.DataFrame) -> list[str]:
-    return [results.read_run(folder / str(run_id)).started_at for run_id in runs["run_id"].iloc[[0, -1]]]
+def _versions(records: Sequence[results.RunRecord]) -> dict[str, str]:
+    """Say what took part; where runs differ in it, all that did."""
+
+    def all_of(values: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    names = dict.fromkeys(name for record in records for name in record.versions)
+    started = sorted(record.started_at for record in records)
+    return {
+        **{name: all_of(record.versions.get(name, "unknown") for record in records) for name in names},
+        "git commit": all_of(record.git_commit or "outside a checkout" for record in records),
+        "host": all_of(" · ".join(f"{name} {value}" for name, value in record.host.items()) for record in records),
+        "runs started": " to ".join(dict.fromkeys([started[0], started[-1]])) if started else "unknown",
+    }
 
 
-def _repeat(state: dict[str, Any]) -> Markup:
-    text = html.escape(state["text"].strip())
-    return Markup(f"<pre>{text}</pre>")
+def _progress(state: Mapping[str, Any]) -> str:
+    """Say how many runs there are, and how many there should be where some are missing."""
+    done = state["counts"].get("succeeded", 0)
+    wanted = state["runs"]
+    return f"{wanted} runs" if done == wanted else f"{done} of {wanted} runs have succeeded"
+
+
+def _command(state: Mapping[str, Any]) -> str:
+    """Return what repeats the experiment, whatever its file says of backend and tempo."""
+    tempo = "" if state["backend"] == "sim" else f" --tempo {state['tempo']}"
+    return f"labkit experiment {state['name']}.yaml --backend {state['backend']}{tempo}"
 
 
 _TEMPLATE: Final = """<!DOCTYPE html>
@@ -434,7 +510,8 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 .answer { border-left: 4px solid var(--blue); padding: .2rem 0 .2rem 1rem; margin: 1.2rem 0; }
 .answer p { margin: .35rem 0; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
-.four { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: .2rem 1rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: .2rem 1rem; }
+.pair figure { margin: .4rem 0; } .pair figure:last-child:nth-child(odd) { grid-column: 1 / -1; max-width: 56rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -447,8 +524,8 @@ details > summary { cursor: pointer; } a { color: var(--blue); }
 </style>
 </head>
 <body>
-<p class="quiet">Experiment {{ state.name }} · backend {{ state.backend }} · {{ state.runs }} runs of
-{{ (state.duration_seconds / 60)|round(1) }} lab minutes</p>
+<p class="quiet">Experiment {{ state.name }} · backend {{ state.backend }} · {{ progress }} · {{ number(
+state.duration_seconds / 60) }} lab minutes each</p>
 <h1>{{ state.question }}</h1>
 <section class="answer" id="answer">
 {% for sentence in sentences %}
@@ -489,21 +566,23 @@ are.</caption>
 <figcaption>{{ picture.reading }}</figcaption></figure>
 {% endfor %}
 </section>
-<section id="single"><h2>{% if single|length == runs|length %}Each run{% else %}Two runs in detail{% endif %}</h2>
-{% for run_id, why, pictures in single %}
-<h3 id="{{ run_id }}"><a href="{{ run_id }}/">{{ run_id }}</a></h3>
-<p>{{ pictures[0].reading }}</p>
-<div class="four">
-{% for picture in pictures %}
-<figure><img src="{{ picture.source }}" alt="{{ picture.title }} of {{ run_id }}"></figure>
+<section id="single"><h2>{{ heading }}</h2>
+{% for example in examples %}
+<h3 id="{{ example.run_id }}"><a href="{{ example.run_id }}/">{{ example.run_id }}</a></h3>
+<p>{{ example.summary }}</p>
+<div class="pair">
+{% for picture in example.pictures %}
+<figure><img src="{{ picture.source }}" alt="{{ picture.title }} of {{ example.run_id }}">
+<figcaption>{{ picture.reading }}</figcaption></figure>
 {% endfor %}
 </div>
-{% if why %}
+{% if example.why %}
 <details open><summary>Why the first VMs moved</summary><ol>
-{% for sentences in why %}
+{% for sentences in example.why %}
 <li>{{ sentences|join(" ") }}</li>
 {% endfor %}
-</ol><p class="quiet"><code>labkit explain {{ run_id }} --migration N</code> tells it of every other.</p></details>
+</ol><p class="quiet">In this folder <code>labkit explain {{ example.run_id }} --migration N</code> tells it of any.</p>
+</details>
 {% endif %}
 {% endfor %}
 </section>
@@ -533,12 +612,12 @@ blocks in which it is better, ties half; "equal" is the probability that the dif
 </section>
 {% if controls %}
 <section id="controls"><h2>Controls</h2>
-<table><thead><tr><th>must hold</th><th>does it</th><th>found</th></tr></thead><tbody>
+<div class="scroll"><table><thead><tr><th>must hold</th><th>does it</th><th>found</th></tr></thead><tbody>
 {% for control, good, found in controls %}
 <tr><td>{{ control }}</td><td class="{{ "better" if good else "worse" }}">{{ "yes" if good else "no" }}</td>
 <td>{{ found }}</td></tr>
 {% endfor %}
-</tbody></table></section>
+</tbody></table></div></section>
 {% endif %}
 <section id="runs"><h2>Runs</h2>
 <details{% if runs|length <= 30 %} open{% endif %}><summary>{{ runs|length }} runs</summary>
@@ -555,8 +634,8 @@ blocks in which it is better, ties half; "equal" is the probability that the dif
 {% endfor %}
 </tbody></table></div></details></section>
 <section id="repeat"><h2>How to repeat this</h2>
-<pre>labkit experiment {{ state.name }}.yaml</pre>
-<details><summary>{{ state.name }}.yaml</summary>{{ repeat }}</details>
+<pre>{{ command }}</pre>
+<details><summary>{{ state.name }}.yaml</summary><pre>{{ state.text.strip() }}</pre></details>
 {% if analysis %}<p>Executed analysis: <a href="analysis.ipynb">analysis.ipynb</a>.</p>{% endif %}
 <p>All runs as one table: <a href="runs.parquet">runs.parquet</a>.</p>
 <div class="scroll"><table><caption>What took part</caption><tbody>

@@ -118,6 +118,80 @@ def test_a_report_knows_when_it_is_out_of_date(tmp_path: Path) -> None:
     assert not report.is_current(tmp_path)
 
 
+def test_a_report_with_another_question_or_baseline_is_out_of_date(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    report.write(tmp_path)
+    for change in ({"question": "Or does it not?"}, {"baseline": "oracle"}):
+        change_state(tmp_path, **change)
+        assert not report.is_current(tmp_path)
+        report.write(tmp_path)
+        assert report.is_current(tmp_path)
+
+
+def change_state(folder: Path, **changes: object) -> None:
+    """Write other things into ``experiment.json``."""
+    path = folder / results.EXPERIMENT_FILE
+    results.write_json(path, json.loads(path.read_text()) | changes)
+
+
+def test_a_part_of_a_matrix_is_said_to_be_a_part(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    assert "· 2 runs ·" in report.write(tmp_path).read_text()
+    change_state(tmp_path, runs=5)
+    assert "2 of 5 runs have succeeded" in report.write(tmp_path).read_text()
+
+
+def test_single_runs_are_shown_with_everything_that_can_be_seen_of_a_run(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    for title in ("Scores", "CPU use", "CPU use, node by node", "Migrations", "Before and after",
+                  "Evictions and migrations", "Placement"):  # fmt: skip
+        assert f'alt="{title} of none-' in text
+
+
+def test_runs_shown_side_by_side_met_the_same_load(folder: Path) -> None:
+    state, runs = results.read_experiment(folder)
+    found = report.Findings.of(runs, state["metrics"], state["baseline"])
+    shown = report._telling_runs(runs, found)
+    assert [row["treatment"] for row in shown] == ["none", "linear_amplified_ippd_k3"]
+    assert len({(row["scenario"], row["seed"]) for row in shown}) == 1
+
+
+def test_the_runs_shown_are_those_nearest_to_the_mean_difference(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "linear_amplified_ippd_k3"), seeds=3)
+    state, runs = results.read_experiment(tmp_path)
+    by = {"none": {1: 900.0, 2: 1000.0, 3: 5000.0}, "linear_amplified_ippd_k3": {1: 890.0, 2: 100.0, 3: 3000.0}}
+    changed = runs.assign(
+        hotspot_seconds=[by[name][seed] for name, seed in zip(runs["label"], runs["seed"], strict=True)]
+    )
+    shown = report._telling_runs(changed, report.Findings.of(changed, state["metrics"], state["baseline"]))
+    assert {row["seed"] for row in shown} == {2}
+
+
+def test_doing_nothing_may_be_best_by_what_migrations_cost(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=ALGORITHMS, seeds=3)
+    change_state(tmp_path, metrics=["downtime_seconds"])
+    text = report.write(tmp_path).read_text()
+    assert 'role="alert"' not in text
+    assert "none is the bad end" not in text
+
+
+def test_versions_are_those_of_every_run_and_the_first_start_is_the_first(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    for run, changes in {"none": {"started_at": "2026-02-02T00:00:00+00:00", "git_commit": "f00"},
+                         "oracle": {"git_commit": "ba7"}}.items():  # fmt: skip
+        path = tmp_path / f"{run}-hot-s1-sim" / results.RUN_FILE
+        results.write_json(path, json.loads(path.read_text()) | changes)
+    text = report.write(tmp_path).read_text()
+    assert "<td>f00, ba7</td>" in text
+    assert "<td>2026-01-01T00:00:00+00:00 to 2026-02-02T00:00:00+00:00</td>" in text
+
+
+def test_the_command_that_repeats_a_run_names_the_backend_that_was_used(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    change_state(tmp_path, backend="kind", tempo=5)
+    assert "labkit experiment made.yaml --backend kind --tempo 5" in report.write(tmp_path).read_text()
+
+
 def test_failed_runs_are_in_the_report_with_their_error(tmp_path: Path) -> None:
     records = example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=2)
     failed = records[0].failed("Traceback\nValueError: <the descheduler> died")

@@ -174,7 +174,8 @@ def sentences(found: Explanation) -> list[str]:
             lines.append(f"Its score came from {text}.")
     others = len(found.candidates) - 1
     if others > 0:
-        lines.append(f"{others} other VMs were on {source}; the descheduler takes the first it may evict among equals.")
+        were = "other VM was" if others == 1 else "other VMs were"
+        lines.append(f"{others} {were} on {source}; the descheduler takes the first it may evict among equals.")
     lines += _destination(found, target)
     return lines
 
