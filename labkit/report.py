@@ -196,7 +196,7 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
     if {"migrations", "hotspot_seconds"} <= findings.designs.keys():
         pair = (findings.designs["migrations"], findings.designs["hotspot_seconds"])
         costs = {name: (float(pair[0].column(name).mean()), float(pair[1].column(name).mean())) for name in
-                 design.treatments if name in pair[0].treatments}  # fmt: skip
+                 design.treatments if name in pair[0].treatments and name in pair[1].treatments}  # fmt: skip
         yield _draw(
             partial(plots.pareto, costs, metrics=(pair[0].metric, pair[1].metric)),
             title="Migrations against hot spots", size=(8.4, 6.2 if count > _MAX_CURVES else 4.8),

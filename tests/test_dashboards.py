@@ -13,11 +13,6 @@ from tools import grafana_dashboards
 BOARDS = sorted(data_path("k8s", "dashboards").glob("*.json"))
 
 
-def filled(text: str) -> str:
-    """A query with the variables that Grafana would fill in."""
-    return text.replace("$__range", "15m").replace("$scrape_seconds", "1").replace("$scrape", "1s")
-
-
 def test_dashboards_are_what_the_generator_writes() -> None:
     assert grafana_dashboards.main(["--check"]) == 0
 
@@ -28,7 +23,7 @@ def test_every_query_is_promql_and_every_panel_says_what_it_shows(path: Path) ->
     queries = grafana_dashboards.queries(board)
     assert queries
     for text in queries:
-        promql_parser.parse(filled(text))
+        promql_parser.parse(grafana_dashboards.filled(text))
     for panel in board["panels"]:
         assert panel["title"]
         assert panel["description"].endswith(".")
@@ -62,3 +57,30 @@ def test_metrics_as_promql_parse(name: str) -> None:
 def test_an_unknown_metric_is_an_error() -> None:
     with pytest.raises(InputError, match="found 'speed'"):
         promql.expression("speed")
+
+
+def test_every_variable_of_a_query_is_one_of_its_dashboard() -> None:
+    for path in BOARDS:
+        board = json.loads(path.read_text())
+        known = {variable["name"] for variable in board["templating"]["list"]}
+        used = {
+            name
+            for text in [*grafana_dashboards.queries(board), *(panel.get("timeShift", "") for panel in board["panels"])]
+            for name in re.findall(r"\$\{?([a-z_]\w*)", text)
+        }
+        assert used | {"datasource"} == (known | {"__range"} if "__range" in used else known), path.name
+
+
+def test_queries_of_a_panel_have_letters_of_their_own() -> None:
+    for path in BOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            letters = [target["refId"] for target in panel["targets"]]
+            assert all(letters)
+            assert len(set(letters)) == len(letters)
+
+
+def test_each_number_of_a_run_stands_beside_that_of_an_earlier_one() -> None:
+    panels = json.loads(data_path("k8s", "dashboards", "run-comparison.json").read_text())["panels"]
+    later = [panel["targets"] for panel in panels if "timeShift" not in panel]
+    earlier = [panel["targets"] for panel in panels if panel.get("timeShift") == "$earlier"]
+    assert later == earlier

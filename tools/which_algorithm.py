@@ -147,12 +147,12 @@ def draw(findings: Findings, folder: Path) -> None:
         if "(again" not in name
     }
     with plots.lab_style():
-        figure = Figure(figsize=(8.4, 5.4), layout="constrained")
+        figure = Figure(figsize=(8.4, 6.4), layout="constrained")
         plots.pareto(costs, figure.subplots(), metrics=(moves.metric, hot.metric))
-        figure.savefig(folder / "which-algorithm-trade.png", dpi=100)
+        figure.savefig(folder / "which-algorithm-trade.png", dpi=120)
         figure = Figure(figsize=(8.4, 1.8 + 0.27 * len(hot.treatments)), layout="constrained")
         plots.ranking(findings.comparisons[FLOOR_METRIC], hot.metric, figure.subplots())
-        figure.savefig(folder / "which-algorithm-hot-spots.png", dpi=100)
+        figure.savefig(folder / "which-algorithm-hot-spots.png", dpi=120)
 
 
 def main(argv: list[str] | None = None) -> int:

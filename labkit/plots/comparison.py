@@ -26,8 +26,10 @@ _MAX_POINTS_NAMED: Final = 8
 _BAND: Final = 0.1
 """A band is so much of the whole height; from so many points in it on it is a crowd."""
 _CROWD: Final = 5
-_INSET: Final = (0.3, 0.5, 0.69, 0.47)
-"""Left, bottom, width and height of an inset, as shares of its Axes."""
+_INSET: Final = (0.36, 0.5, 0.62)
+"""Left edge of an inset and the range of its lower edge, as shares of its Axes."""
+_LONG: Final = 26
+"""Letters; longer names beside an inset take two lines."""
 _VERDICT_MARKERS: Final = {"better": "<", "worse": ">", "equivalent": "D", "undecided": "o", "baseline": "|"}
 
 
@@ -89,13 +91,12 @@ def pareto(costs: Mapping[str, tuple[float, float]], ax: Axes, *, metrics: tuple
         low, high = min(0.0, values.min()), max(0.0, values.max())
         axis(low - 0.02 * (high - low), high + 0.06 * (high - low) or 1.0)
     crowd = _crowd(points)
-    panels = [(ax, ~crowd)]
-    if crowd.any():
-        panels.append((_enlarged(ax, points, crowd), crowd))
-    for panel, _ in panels:
+    insets = [_enlarged(ax, points, crowd)] if crowd.any() else []
+    for panel in (ax, *insets):
         _draw_points(panel, names, points, front)
-    for panel, named in panels:
-        _name_points(panel, names, points, front, named)
+    _name_points(ax, names, points, front, ~crowd, insets)
+    for inset in insets:
+        _name_points(inset, names, points, front, crowd)
     return ax
 
 
@@ -111,16 +112,14 @@ def _crowd(points: FloatArray) -> BoolArray:
 def _enlarged(ax: Axes, points: FloatArray, crowd: BoolArray) -> Axes:
     """Return an inset that shows the band of the crowd, above and right of all other points."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    x0, y0, wide, tall = _INSET
-    behind = (points[:, 0] > left + (x0 - 0.06) * (right - left)) & (
-        points[:, 1] > bottom + (y0 - 0.1) * (top - bottom)
-    )
-    if behind.any():
-        ax.set_ylim(bottom, bottom + (points[behind, 1].max() - bottom) / (y0 - 0.1))
-    behind_ticks = Rectangle((x0 - 0.08, y0 - 0.07), wide + 0.08, tall + 0.07, transform=ax.transAxes, zorder=2,
-                             facecolor="white", linewidth=0)  # fmt: skip
+    x0, lowest, highest = _INSET
+    under = points[points[:, 0] > left + (x0 - 0.08) * (right - left), 1].max(initial=bottom)
+    y0 = float(np.clip((under - bottom) / (top - bottom) + 0.1, lowest, highest))
+    ax.set_ylim(bottom, max(top, bottom + (under - bottom) / (y0 - 0.1)))
+    behind_ticks = Rectangle((x0 - 0.08, y0 - 0.07), 1.0, 1.0, transform=ax.transAxes, zorder=2, facecolor="white",
+                             linewidth=0)  # fmt: skip
     ax.add_patch(behind_ticks)
-    inset = ax.inset_axes((x0, y0, wide, tall))
+    inset = ax.inset_axes((x0, y0, 0.99 - x0, 0.98 - y0))
     dress(inset, grid="both")
     inset.tick_params(labelsize=7.5)
     x, y = points[crowd].T
@@ -144,8 +143,8 @@ def _draw_points(ax: Axes, names: Sequence[str], points: FloatArray, front: Bool
 
 
 def _name_points(
-    ax: Axes, names: Sequence[str], points: FloatArray, front: BoolArray, named: BoolArray
-) -> None:  # fmt: skip
+    ax: Axes, names: Sequence[str], points: FloatArray, front: BoolArray, named: BoolArray, insets: Sequence[Axes] = ()
+) -> None:
     """Write names beside points; names of one place share a text, those of the front find their places first."""
     together: dict[tuple[float, float], list[int]] = {}
     for index in sorted(np.flatnonzero(named).tolist(), key=lambda index: (not front[index], points[index, 1])):
@@ -154,11 +153,21 @@ def _name_points(
     label_points(
         ax,
         np.array([points[group[0]] for group in groups]).reshape(-1, 2),
-        ["\n".join(names[index] for index in group) for group in groups],
+        ["\n".join(_wrapped(names[index]) if insets else names[index] for index in group) for group in groups],
         [str(algorithm_style(names[group[0]])["color"]) for group in groups],
         size=7.5,
         avoid=points,
+        blocked=insets,
     )
+
+
+def _wrapped(name: str) -> str:
+    """Break a long name in two, at the underscore nearest to its middle."""
+    places = [place for place, letter in enumerate(name, start=1) if letter == "_"]
+    if len(name) <= _LONG or not places:
+        return name
+    middle = min(places, key=lambda place: abs(2 * place - len(name)))
+    return f"{name[:middle]}\n{name[middle:]}"
 
 
 def critical_difference(found: Ranking, ax: Axes) -> Axes:

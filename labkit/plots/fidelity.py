@@ -8,13 +8,14 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from labkit.analysis.metrics import Metric
 from labkit.model import FloatArray
 from labkit.plots.comparison import words
 from labkit.plots.labels import label_rows, legend_below
-from labkit.plots.style import INK, PALETTE, QUIET, algorithm_style, dress
+from labkit.plots.style import INK, PALETTE, QUIET, algorithm_style, dress, ink
 
 _SIDE_MARKERS: Final = ("D", "^", "s")
 """Of the sides that are held against the first."""
@@ -58,6 +59,7 @@ def agreement(
     ax.set_ylim(-0.75, len(one) - 0.4)
     low, high = ax.get_xlim()
     ax.set_xlim(min(0.0, low) if low < 0.25 * high else low, high)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
     handles = [Line2D([], [], color=PALETTE[0], marker="o", linewidth=7, alpha=0.5, label=f"{side}: runs and range")]
     handles += [
         Line2D([], [], color=_SIDE_COLOURS[place], marker=_SIDE_MARKERS[place], linewidth=1.2,
@@ -97,7 +99,7 @@ def bumps(sides: Mapping[str, Mapping[str, float]], metric: Metric, ax: Axes, *,
             tied = [name for name, rank in zip(names, ranks[:, at], strict=True) if rank == place]
             text = tied[0] if len(tied) == 1 else "\n".join(tied)
             ax.text(edge, place, text, ha=side, va="center", fontsize=8, linespacing=1.1,
-                    color=str(algorithm_style(tied[0])["color"]) if len(tied) == 1 else INK)  # fmt: skip
+                    color=ink(str(algorithm_style(tied[0])["color"])) if len(tied) == 1 else INK)  # fmt: skip
     dress(ax, title=title or f"{metric.title}: rank", grid="")
     ax.set_xticks(range(len(sides)), list(sides))
     ax.set_xlim(-0.1 - 1.1 * (len(sides) - 1), 2.1 * (len(sides) - 1) + 0.1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox, offset_copy
 from scipy.optimize import isotonic_regression
 
@@ -17,6 +18,7 @@ from labkit.plots.style import ink
 SMALLEST: Final = 6.0
 """Points; smaller text is left out rather than drawn."""
 _DIRECTIONS: Final = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
+_ALIGNMENTS: Final[Mapping[int, Literal["left", "center", "right"]]] = {1: "left", 0: "center", -1: "right"}
 _DISTANCES: Final = (6.0, 14.0, 24.0, 36.0, 50.0, 66.0)
 """Points from a marker to its name, nearest first."""
 
@@ -72,7 +74,7 @@ def legend_below(ax: Axes, handles: Sequence[Any], **options: Any) -> Legend:
 
 def label_points(
     ax: Axes, points: FloatArray, names: Sequence[str], colours: Sequence[str], *, size: float = 8.0,
-    avoid: FloatArray | None = None,
+    avoid: FloatArray | None = None, blocked: Sequence[Axes] = (),
 ) -> None:  # fmt: skip
     """Write each name near its point, on no other name and on as few points as possible.
 
@@ -88,18 +90,20 @@ def label_points(
         Of the text, in points.
     avoid : FloatArray, optional
         Shape (m, 2): further points that should not be covered.
+    blocked : sequence of Axes
+        Insets, where nothing may be written.
     """
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]  # only then it is known where the Axes lies
     scale = ax.figure.dpi / 72
     at = ax.transData.transform(points)
     marks = at if avoid is None or not len(avoid) else np.vstack([at, ax.transData.transform(avoid)])
     frame = ax.get_window_extent()
-    taken: list[Bbox] = []
+    taken = [box for inset in blocked if (box := inset.get_tightbbox()) is not None]
     for point, name, colour in zip(at, names, colours, strict=True):
         text = ax.annotate(
             name, tuple(ax.transData.inverted().transform(point)), textcoords="offset points", xytext=(0, 0),
             fontsize=size, color=ink(colour), ha="center", va="center", linespacing=1.05, zorder=5,
-            annotation_clip=False,
+            annotation_clip=False, path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
         drawn = text.get_window_extent()
         tried = [
@@ -108,9 +112,12 @@ def label_points(
             for side in _DIRECTIONS
         ]
         step, side, box = min(tried, key=lambda each: _cost(each[2], taken, marks, frame) + 0.4 * each[0] * scale)
-        middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
-        text.set_position(tuple((middle - point) / scale))
-        text.set_multialignment("left" if side[0] > 0 else "right" if side[0] < 0 else "center")
+        # Held at the edge that is next to its point: in another resolution a text has another width.
+        alignment = _ALIGNMENTS[side[0]]
+        text.set_horizontalalignment(alignment)
+        text.set_multialignment(alignment)
+        edge = {"left": box.x0, "center": (box.x0 + box.x1) / 2, "right": box.x1}[alignment]
+        text.set_position(((edge - point[0]) / scale, ((box.y0 + box.y1) / 2 - point[1]) / scale))
         if step > _DISTANCES[0]:
             near = np.clip(point, [box.x0, box.y0], [box.x1, box.y1])
             ax.plot(*ax.transData.inverted().transform([point, near]).T, color=colour, linewidth=0.6, zorder=2,
