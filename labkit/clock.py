@@ -114,6 +114,19 @@ def _milliseconds(seconds: float) -> int:
     return math.floor(1000 * seconds + 0.5)
 
 
+def backoff_seconds(failures: int, limits: tuple[float, float]) -> float:
+    """Return the pause after so many failures in a row: the first limit, then doubled each time up to the second.
+
+    Examples
+    --------
+    >>> [backoff_seconds(failures, (0.1, 5.0)) for failures in (1, 2, 3, 5000)]
+    [0.1, 0.2, 0.4, 5.0]
+    """
+    first, longest = limits
+    doublings = min(failures - 1, 60)  # what failed for hours has more of them than a number can hold
+    return float(min(longest, first * 2.0**doublings))
+
+
 WALL_CLOCK = WallClock()
 
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 import orjson
 import urllib3
 
-from labkit.clock import WALL_CLOCK, wait_until
+from labkit.clock import WALL_CLOCK, backoff_seconds, wait_until
 from labkit.errors import KubeError
 from labkit.names import GROUP, SCENARIO_PLURAL, VM_PLURAL
 from labkit.versions import SIMULATION_API_VERSION
@@ -50,7 +50,7 @@ LIST_TIMEOUT_SECONDS: Final = 120.0
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE_SECONDS: Final = 90.0
 """The API server sends a bookmark about once a minute; a watch silent for longer is taken for dead."""
-BACKOFF_SECONDS: Final = (0.05, 5.0)
+BACKOFF_SECONDS: Final = (0.1, 5.0)
 CONNECTIONS: Final = 32
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS: Final = 60.0
@@ -608,6 +608,11 @@ class Store:
         """Whether the first list has been read."""
         return self._synced.is_set()
 
+    @property
+    def current(self) -> bool:
+        """Whether it mirrors what is there now: the server has told something since a request last failed."""
+        return self.synced and not self._failures
+
     def wait_synced(self, timeout_seconds: float = 60.0) -> Store:
         """Wait for the first list.
 
@@ -668,8 +673,7 @@ class Store:
 
     def _pause(self) -> None:
         self._failures += 1
-        low, high = BACKOFF_SECONDS
-        self._stopped.wait(min(high, low * 2.0**self._failures) * random.uniform(0.5, 1.0))
+        self._stopped.wait(backoff_seconds(self._failures, BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
 
     def _relist(self) -> None:
         fresh: dict[Key, Object] = {}

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-from labkit.clock import WALL_CLOCK, Clock
+from labkit.clock import WALL_CLOCK, Clock, backoff_seconds
 from labkit.errors import KubeError
 
 logger = logging.getLogger(__name__)
@@ -167,14 +167,13 @@ class Workers(Generic[K]):
             again = self._reconcile(key)
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            low, high = BACKOFF_SECONDS
             if isinstance(error, KubeError):
                 logger.warning("%s: %s", key, error)
             else:
                 logger.exception("%s could not be reconciled", key)
             if self._failed is not None:
                 self._failed(key, error)
-            self._queue.add_after(key, min(high, low * 2.0 ** (failures - 1)))
+            self._queue.add_after(key, backoff_seconds(failures, BACKOFF_SECONDS))
             return
         self._failures.pop(key, None)
         if again is not None:

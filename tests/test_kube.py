@@ -285,9 +285,23 @@ def test_store_never_looks_empty_because_the_server_is_away(api: ApiServer) -> N
     api.events.put(None)
     wait_until(lambda: store._failures >= 2, timeout_seconds=10, what="failed watches")
     assert len(store) == 1
+    assert not store.current
     api.unavailable = False
     api.events.put({"type": "DELETED", "object": pod("a", 2)})
     eventually(lambda: len(store) == 0)
+    assert store.current
+    store.stop()
+
+
+def test_store_follows_again_after_a_server_that_was_away_for_hours(api: ApiServer) -> None:
+    api.pods = [pod("a", 1)]
+    api.unavailable = True
+    store = Store(api.kube(), PODS)
+    store._failures = 5000  # one every few seconds
+    store.start()
+    wait_until(lambda: store._failures > 5000, timeout_seconds=10, what="another failed list")
+    api.unavailable = False
+    store.wait_synced(30)
     store.stop()
 
 

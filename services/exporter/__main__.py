@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,20 +34,21 @@ def main() -> None:
     counter_file = CounterFile(parser.parse_args().counters)
     settings = read_settings(os.environ)
     fleet = Fleet(settings.time, pressure_model=settings.pressure_model)
+    stores = mirror(fleet, Kube.in_cluster())
     server = waitress.create_server(
-        create_app(fleet, counter_file=counter_file),
+        create_app(fleet, counter_file=counter_file, is_current=lambda: all(store.current for store in stores)),
         host=os.environ[LISTEN_ADDRESS_KEY],
         port=EXPORTER_PORT,
         threads=4,
         ident="labkit-exporter",
     )
     threading.Thread(target=server.run, name="http", daemon=True).start()
-    follow(fleet, Kube.in_cluster(), counter_file)
+    follow(fleet, stores, counter_file)
 
 
-def follow(fleet: Fleet, kube: Kube, counter_file: CounterFile) -> NoReturn:
-    """Mirror the cluster into the fleet, then wake at each load step, so that a scrape finds little to do."""
-    for store in mirror(fleet, kube):
+def follow(fleet: Fleet, stores: Iterable[Store], counter_file: CounterFile) -> NoReturn:
+    """Wait until the cluster is mirrored, then wake at each load step, so that a scrape finds little to do."""
+    for store in stores:
         store.wait_synced(math.inf)
     fleet.begin(WALL_CLOCK.now(), counter_file.read(WALL_CLOCK.now()))
     logger.info("following %s", fleet.counts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from flask import Flask, Response, jsonify
@@ -27,6 +28,7 @@ def create_app(
     clock: Clock = WALL_CLOCK,
     exposition: Exposition | None = None,
     counter_file: CounterFile | None = None,
+    is_current: Callable[[], bool] = lambda: True,
 ) -> Flask:
     """Build the WSGI application over a fleet.
 
@@ -40,6 +42,8 @@ def create_app(
         The metrics; all known ones without it.
     counter_file : CounterFile, optional
         Where counters are written before they are told.
+    is_current : callable
+        Whether the fleet follows the cluster now.
     """
     app = Flask("exporter")
     text = exposition or Exposition()
@@ -63,9 +67,9 @@ def create_app(
 
     @app.get("/health")
     def _health() -> Response:
-        failing = list(text.failing)
-        status = "degraded" if failing else "healthy"
-        return jsonify(status=status, k8s_client_ready=True, failing_metrics=failing, **fleet.counts())
+        failing, current = list(text.failing), is_current()
+        status = "healthy" if current and not failing else "degraded"
+        return jsonify(status=status, k8s_client_ready=current, failing_metrics=failing, **fleet.counts())
 
     @app.get("/scenario")
     def _scenario() -> Response:

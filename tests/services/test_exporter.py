@@ -437,6 +437,11 @@ def test_health_counts() -> None:
     }
 
 
+def test_health_tells_that_the_cluster_is_out_of_sight() -> None:
+    body = client_of(running_fleet("n1"), is_current=lambda: False).get("/health").get_json()
+    assert (body["status"], body["k8s_client_ready"], body["nodes"]) == ("degraded", False, 1)
+
+
 @pytest.mark.parametrize("page", ["/scenario", "/metrics", "/feedback", "/refresh"])
 def test_posts_are_refused_and_say_what_to_do(page: str) -> None:
     response = client_of(running_fleet()).post(page, data="{}")
