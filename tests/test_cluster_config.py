@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -194,3 +195,22 @@ def test_full_disk_is_told(state: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(change, "FULL_MIB", 2.0**40)
     assert lack_of_room(folder).startswith("; the disk is full (")
     assert str(folder.path) in lack_of_room(folder)
+
+
+@pytest.mark.parametrize(("tail", "lines"), [("20", "20"), ("-1", "+1")], ids=["last", "all"])
+def test_log_of_a_process_is_shown_from_where_it_was_asked(
+    state: Path, monkeypatch: pytest.MonkeyPatch, tail: str, lines: str
+) -> None:
+    class Became(Exception):  # noqa: N818
+        pass
+
+    def become(program: str, words: list[str]) -> None:
+        raise Became(words)
+
+    folder = LabFolder("a")
+    folder.logs.mkdir(parents=True)
+    (folder.logs / "etcd.log").touch()
+    monkeypatch.setattr(os, "execvp", become)
+    with pytest.raises(Became) as found:
+        main(["logs", "etcd", "--name", "a", "--tail", tail])
+    assert found.value.args[0] == ["tail", f"--lines={lines}", str(folder.logs / "etcd.log")]

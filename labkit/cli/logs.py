@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("component", nargs="?", help="which one; without it, the names and places of all logs")
     parser.add_argument("--name", default=default_name(), help="the lab's name (default: %(default)s)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
-    parser.add_argument("--tail", type=int, default=100, metavar="N", help="last lines (default: %(default)s)")
+    parser.add_argument(
+        "--tail", type=int, default=100, metavar="N", help="last lines, -1 for all (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.component in logs:
         # tail -F follows through rotation, and ends on Ctrl-C as people expect.
-        program = ["tail", f"--lines={args.tail}", *(["-F"] if args.follow else []), str(logs[args.component])]
+        lines = args.tail if args.tail >= 0 else "+1"
+        program = ["tail", f"--lines={lines}", *(["-F"] if args.follow else []), str(logs[args.component])]
         sys.stdout.flush()
         os.execvp(program[0], program)
     if "/" in args.component:

@@ -81,7 +81,7 @@ def up(
     folder = LabFolder(config.name)
     with state_errors(folder):
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with changing(folder), state_errors(folder):
+    with state_errors(folder), changing(folder):
         new = not folder.exists
         record = new_record(folder, config) if new else known_record(folder, config)
         tools.require(config.tools)
@@ -153,7 +153,7 @@ def down(name: str, *, say: Say = logger.info) -> bool:
     folder = LabFolder(name)
     if not folder.path.is_dir():
         return False
-    with changing(folder), state_errors(folder):
+    with state_errors(folder), changing(folder):
         there = folder.exists or _supervisor_lock(folder).held_by_somebody
         if there:
             say(f"taking lab {name} down")

@@ -209,7 +209,7 @@ class Container:
             self._cannot_start("CreateContainerConfigError", str(error))
         except _PortTakenError as error:
             self._cannot_start("PortInUse", str(error))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what no process can be given, such as a null byte
             self._cannot_start("RunContainerError", str(error))
         except KubeError as error:
             if error.status in (FORBIDDEN, NOT_FOUND):
