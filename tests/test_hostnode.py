@@ -23,9 +23,11 @@ from typing import Any
 import pytest
 
 from labkit.clock import WALL_CLOCK, VirtualClock, wait_until
+from labkit.cluster.hostnode import worker
 from labkit.cluster.hostnode.access import logs_object, port_forward_object, write_access
 from labkit.cluster.hostnode.backoff import restart_backoff, retry_backoff
 from labkit.cluster.hostnode.config import AgentConfig, read_config
+from labkit.cluster.hostnode.container import Node, PodFolders
 from labkit.cluster.hostnode.content import FileContent, Sources, VolumeError, volume_files
 from labkit.cluster.hostnode.environment import (
     ContainerConfigError,
@@ -61,6 +63,7 @@ from labkit.cluster.hostnode.status import (
     waiting,
 )
 from labkit.cluster.hostnode.volumes import PodObjects, PodVolumes, write_files
+from labkit.cluster.hostnode.worker import PodWorker
 from labkit.cluster.pki import Authority
 from labkit.errors import InputError, KubeError, ToolError
 
@@ -1175,6 +1178,72 @@ def test_write_that_is_not_allowed_yet_lets_others_pass() -> None:
     drain(("a", not_yet), ("b", lambda: order.append("other")))
     wait_until(lambda: order.count("tried") == 2, timeout_seconds=5, what="the second try")
     assert order == ["tried", "other", "tried"]
+
+
+# --- pods ------------------------------------------------------------------------------------------------
+
+
+class Dropping(Outbox):
+    """Remembers what was to be written, and loses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: list[str] = []
+
+    def put(self, key: Any, action: Callable[[], None]) -> None:
+        self.kinds.append(key[0])
+
+
+class Working:
+    """A worker of a pod that the node refuses, so that nothing needs to be started."""
+
+    def __init__(self, folder: Path, **metadata: Any) -> None:
+        pod = make_pod(hostPID=True)
+        pod["metadata"] |= metadata
+        self.pod = pod
+        self.outbox = Dropping()
+        self.finished: queue.Queue[str] = queue.Queue()
+        kube: Any = FakeKube()
+        config = AgentConfig.from_json(config_values())
+        node = Node(
+            config=config,
+            bubblewrap=Bubblewrap("bwrap"),
+            spawner=Spawner(),
+            recorder=Recorder(kube, self.outbox, "lab-host", WALL_CLOCK),
+            clock=WALL_CLOCK,
+        )
+        self.worker = PodWorker(
+            node,
+            kube,
+            self.outbox,
+            pod,
+            PodFolders(folder / "state", folder / "logs"),
+            hosts=lambda namespace: "",
+            nsswitch="",
+            on_finished=self.finished.put,
+        )
+        self.worker.start()
+
+
+def test_pod_goes_on_whatever_goes_wrong_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker, "TROUBLE_SECONDS", 0.2)
+    working = Working(tmp_path)
+    for _ in range(3):
+        working.worker.tell(fail)
+    working.worker.gone()
+    assert working.finished.get(timeout=30) == "u-1"
+
+
+def test_deletion_that_was_refused_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "REFRESH_SECONDS", 0.05)
+    working = Working(tmp_path)
+    working.worker.update(working.pod | {"metadata": working.pod["metadata"] | {"deletionTimestamp": "now"}})
+    wait_until(lambda: working.outbox.kinds.count("delete") >= 2, timeout_seconds=30, what="the second try")
+    working.worker.gone()
+    assert working.finished.get(timeout=30) == "u-1"
 
 
 def test_repeated_event_is_counted() -> None:

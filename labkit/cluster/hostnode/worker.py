@@ -191,6 +191,7 @@ class PodWorker:
             due = [container.next_at for container in self._all if container.alive]
             waits_for_port = self._ended_at is not None and not self._deletion_sent
             due += [self._now() + PORT_POLL_SECONDS] if waits_for_port else []
+            due += [self._now() + REFRESH_SECONDS] if self._deletion_sent else []  # should it have been refused
         elif self._over or self._refused:
             due = [container.next_at for container in self._all if container.alive]
         elif not self._prepared:
