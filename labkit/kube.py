@@ -232,7 +232,7 @@ class Kube:
                 body=data,
                 headers=headers,
                 preload_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=timeout_seconds),
+                timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), read=timeout_seconds),
                 retries=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as exc:

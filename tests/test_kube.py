@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from labkit import kube as kube_module
 from labkit.clock import wait_until
 from labkit.errors import KubeError
 from labkit.kube import PODS, VIRTUAL_MACHINES, Kube, Object, Resource, Store, only
@@ -179,6 +182,15 @@ def test_without_a_service_account_the_error_says_what_is_missing(
     monkeypatch.setattr("labkit.kube.SERVICE_ACCOUNT", tmp_path)
     with pytest.raises(KubeError, match="wanted a pod's service account"):
         Kube.in_cluster()
+
+
+def test_server_that_does_not_even_shake_hands_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_module, "CONNECT_TIMEOUT_SECONDS", 60.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(KubeError, match="did not answer"):
+            Kube(f"https://127.0.0.1:{silent.getsockname()[1]}").request("GET", "/readyz", timeout_seconds=0.2)
+        assert time.monotonic() - began < 30
 
 
 def test_store_follows_changes_and_tells_old_and_new(api: ApiServer) -> None:
