@@ -199,7 +199,7 @@ def check_scores(kube: Kube, prometheus: Prometheus, policy: Policy) -> dict[str
     return {node: values[node] for node in ready}
 
 
-def stop_descheduling(kube: Kube, *, timeout_seconds: float = 30.0) -> None:
+def stop_descheduling(kube: Kube, *, timeout_seconds: float = 60.0) -> None:
     """Stop the descheduler until the next :func:`switch_algorithm`, and wait until it is gone."""
     kube.patch(DEPLOYMENTS, DEPLOYMENT, {"spec": {"replicas": 0}}, DESCHEDULER_NAMESPACE)
     wait_until(

@@ -81,9 +81,9 @@ LIMITS: Final = {
 }
 """Factor of an experiment, the option of ConfigMap ``migration-policy`` that it sets, and production's value."""
 
-CLEAR_SECONDS: Final = 60.0
+CLEAR_SECONDS: Final = 120.0
 PLACE_SECONDS: Final = 180.0
-ROLLOUT_SECONDS: Final = 60.0
+ROLLOUT_SECONDS: Final = 120.0
 PROGRESS_SECONDS: Final = 0.5
 SCORES_SECONDS: Final = 60.0
 
