@@ -74,6 +74,8 @@ class RunRecord:
         Further factors (``nodes``, ``repeat``, ``policy_name`` …).
     timing : dict
         What the machine added to a live run: lags that the twin is given for comparison.
+    notes : list of str
+        What somebody should know who reads the numbers.
     """
 
     run_id: str
@@ -92,6 +94,7 @@ class RunRecord:
     duration_seconds: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: component_versions())
     git_commit: str | None = field(default_factory=lambda: git_commit())
     host: dict[str, Any] = field(default_factory=lambda: describe_host())

@@ -14,6 +14,8 @@ from example_run import example_experiment
 from labkit import results, runner
 from labkit.cli import main
 from labkit.cli.experiment import _Bar
+from labkit.cli.run import _report
+from labkit.lab import Progress
 
 EXPERIMENT = """\
 question: Does it help?
@@ -247,3 +249,30 @@ def test_without_a_terminal_a_live_run_is_not_a_line_a_second(capsys: pytest.Cap
         bar.running("a-run", 15.0 * second, 1500.0, second)
     bar.end()
     assert capsys.readouterr().err.count("a-run") <= 2
+
+
+def test_a_live_run_that_waits_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = _Bar(SimpleNamespace(experiment=SimpleNamespace(name="made")))
+    bar.begin(1, 0)
+    bar.running("a-run", -1.0, 1500.0, 0, "placing: 12 of 50 VMs run")
+    bar.end()
+    shown = capsys.readouterr().err
+    assert "a-run: placing: 12 of 50 VMs run" in shown
+    assert "0 migrations" not in shown
+
+
+def test_a_single_run_that_waits_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:
+    _report(Progress(-1.0, 1500.0, 0, "placing", "12 of 50 VMs run"))
+    _report(Progress(60.0, 1500.0, 3, "running"))
+    first, second = capsys.readouterr().err.split("\r")[1:]
+    assert first.strip() == "placing: 12 of 50 VMs run"
+    assert second.strip() == "running: lab time 1.0 of 25 min, 3 migrations"
+
+
+def test_notes_of_a_run_are_shown(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = results.read_run(results.run_folders(folder)[0])
+    run = results.write_run(tmp_path / "run", replace(record, notes=["3 of 17 cycles were missed"]))
+    assert main(["results", "show", str(run)]) == 0
+    assert "note 1                      3 of 17 cycles were missed" in capsys.readouterr().out
+    assert main(["results", "ls", str(tmp_path)]) == 0
+    assert "3 of 17 cycles were missed" in capsys.readouterr().out

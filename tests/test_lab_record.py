@@ -109,3 +109,10 @@ def test_timing_tells_phases_pauses_and_latencies() -> None:
         "start_seconds": 2.0,
     }
     assert record.timing(cycles[:0], migrations[:0]) == {}
+
+
+def test_missed_cycles_are_a_note() -> None:
+    cycles = pd.DataFrame({"time_seconds": [10.0, 10.0, 70.0, 190.0, 250.0]})
+    assert record.notes(cycles, interval_seconds=60.0, duration_seconds=250.0) == ()
+    (note,) = record.notes(cycles, interval_seconds=60.0, duration_seconds=300.0)
+    assert note.startswith("1 of 5 descheduling cycles were missed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from labkit import experiment as exp
 from labkit import results, runner
 from labkit.clock import wait_until
 from labkit.errors import ExperimentError, InputError, LabError
-from labkit.lab import Lab
+from labkit.lab import Lab, Progress
 from labkit.runner import live, matrix
 from labkit.runner.play import failure
 
@@ -150,6 +151,16 @@ def test_a_second_ctrl_c_does_not_wait_for_what_does_not_end(tmp_path: Path) -> 
     code, errors = interrupt(tmp_path, endless, when=("begun", "undoing"))
     assert code == 130
     assert "Traceback" not in errors
+
+
+def test_what_a_run_waits_for_comes_out_of_its_notebook(tmp_path: Path) -> None:
+    tell = live.watch(str(tmp_path))
+    assert tell is not None
+    told = []
+    for state in (Progress(-1.0, 60.0, 0, "placing", "3 of 4 VMs run"), Progress(15.0, 60.0, 2, "running")):
+        tell(state)
+        told.append(json.loads((tmp_path / live.PROGRESS_FILE).read_text()))
+    assert [each["message"] for each in told] == ["placing: 3 of 4 VMs run", ""]
 
 
 def test_a_notebook_without_a_parameter_is_refused_before_any_run(tmp_path: Path) -> None:

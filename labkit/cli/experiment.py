@@ -157,9 +157,12 @@ class _Bar:
             mininterval=pause, dynamic_ncols=True, smoothing=0.05,
         )  # fmt: skip
 
-    def running(self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int) -> None:
+    def running(
+        self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int, message: str = ""
+    ) -> None:
         """Show a live run's state behind the bar."""
-        state = f"{run_id}: {max(lab_seconds, 0.0) / 60:.1f}/{duration_seconds / 60:.0f} min, {migrations} migrations"
+        reached = f"{lab_seconds / 60:.1f}/{duration_seconds / 60:.0f} min, {migrations} migrations"
+        state = f"{run_id}: " + ", ".join(filter(None, (reached if lab_seconds >= 0 else "", message)))
         now = time.monotonic()
         due = now - self._state_shown_at >= self._bar.mininterval
         self._bar.set_postfix_str(state, refresh=due)

@@ -65,7 +65,8 @@ def _list(folder: Path, *, as_json: bool) -> int:
         rows.append(
             {"run": name, "status": record.status}
             | {name: record.summary.get(name) for name in shown}
-            | ({"error": (record.error or "").strip().splitlines()[-1]} if record.error else {})
+            | ({"error": (record.error.strip().splitlines() or [""])[-1]} if record.error else {})
+            | ({"notes": "; ".join(record.notes)} if record.notes else {})
         )
     if not runs:
         for path in sorted(each for each in folder.iterdir() if each.is_dir()):
@@ -120,6 +121,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "started_at", "git_commit", "key",
     )  # fmt: skip
     facts: dict[str, Any] = {name: getattr(record, name) for name in named}
+    facts |= {f"note {number}": note for number, note in enumerate(record.notes, start=1)}
     for group in ("policy", "parameters", "summary", "timing", "versions", "host"):
         facts |= {f"{group}.{name}": value for name, value in getattr(record, group).items()}
     return facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         with results.new_folder(args.out) as folder:
             results.write_scenario(folder, load_scenario(spec.scenario))
             results.fill_run(folder, record_of(played, spec), results.encode_tables(played.tables))
+    for note in played.notes:
+        print(f"labkit: note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(played.summary, indent=1, allow_nan=False))
     else:
@@ -156,11 +159,14 @@ def _save_unfinished(spec: RunSpec, out: Path | None, status: Any, error: Except
 
 def _report(progress: Progress) -> None:
     """One line that is written over."""
-    text = (
-        f"{progress.phase}: lab time {max(progress.lab_seconds, 0.0) / 60:.1f} of "
-        f"{progress.duration_seconds / 60:.0f} min, {progress.migrations} migrations"
-    )
-    print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+    text = progress.phase
+    if progress.lab_seconds >= 0:
+        text += f": lab time {progress.lab_seconds / 60:.1f} of {progress.duration_seconds / 60:.0f} min"
+        text += f", {progress.migrations} migrations"
+    if progress.message:
+        text += f": {progress.message}"
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
     if progress.phase == "collecting":
         print(file=sys.stderr)
 

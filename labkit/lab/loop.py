@@ -247,6 +247,7 @@ class Loop:
         self._ended, self._seen = None, 0
         _refuse_own_vms(self._kube)
         stop_descheduling(self._kube)
+        tell(Progress(-1.0, duration_seconds, 0, "placing", "removing what an earlier run left"))
         self._clear()
         query = get(DEFAULT_ALGORITHM if algorithm == "none" else algorithm).record
         witness = _Witness(self._kube)
@@ -276,6 +277,13 @@ class Loop:
             wall_seconds=WALL_CLOCK.monotonic() - began,
             timing={**record.timing(tables["cycles"], tables["migrations"]), **self._phases()},
             outcome=outcome(scenario, seed, tables, duration_seconds),
+            notes=()
+            if algorithm == "none"
+            else record.notes(
+                tables["cycles"],
+                interval_seconds=parse_duration(policy.get("descheduling_interval", DESCHEDULING_INTERVAL_SECONDS)),
+                duration_seconds=duration_seconds,
+            ),
         )
 
     def _clear(self) -> None:
@@ -301,15 +309,21 @@ class Loop:
         document["spec"]["seed"] = seed
         self._kube.create(SIMULATION_SCENARIOS, document, VM_NAMESPACE)
 
+        message = ""
+
         def started() -> bool:
+            nonlocal message
             status = self._kube.get(SIMULATION_SCENARIOS, scenario.name, VM_NAMESPACE).get("status", {})
-            phase = status.get("phase", "Pending")
+            phase, message = status.get("phase", "Pending"), str(status.get("message", ""))
             if phase == "Failed":
-                raise InputError(f"scenario {scenario.name}: {status.get('message', 'failed')}")
-            tell(Progress(-1.0, duration_seconds, 0, "placing" if phase == "Pending" else "settling"))
+                raise InputError(f"scenario {scenario.name}: {message or 'failed'}")
+            tell(Progress(-1.0, duration_seconds, 0, "placing", message))
             return bool(phase == "Running")
 
-        wait_until(started, timeout_seconds=PLACE_SECONDS, what=f"scenario {scenario.name} to start", poll_seconds=0.2)
+        wait_until(
+            started, timeout_seconds=PLACE_SECONDS, what=f"scenario {scenario.name} to start", poll_seconds=0.2,
+            found=lambda: message or "nothing yet",
+        )  # fmt: skip
 
     def _time(self) -> LabTime:
         return read_settings(self._kube.get(CONFIG_MAPS, LAB_CONFIG_MAP, MONITORING_NAMESPACE)["data"]).time

@@ -246,6 +246,23 @@ def timing(cycles: pd.DataFrame, migrations: pd.DataFrame) -> dict[str, float]:
     return found
 
 
+def notes(cycles: pd.DataFrame, *, interval_seconds: float, duration_seconds: float) -> tuple[str, ...]:
+    """Say what a reader of the run's numbers should know.
+
+    Parameters
+    ----------
+    cycles : DataFrame
+        Table of a run with descheduling.
+    interval_seconds, duration_seconds : float
+        Of the cycles, and of the run; lab time.
+    """
+    due = int(duration_seconds // interval_seconds)
+    missed = due - cycles["time_seconds"].nunique()
+    if missed <= 0:
+        return ()
+    return (f"{missed} of {due} descheduling cycles were missed: the machine was too slow for this tempo",)
+
+
 def _lab(wall: float | None, time: LabTime) -> float:
     return float("nan") if wall is None else time.at(wall)
 

@@ -25,13 +25,16 @@ class Progress:
     migrations : int
         Migrations that have succeeded so far.
     phase : str
-        ``placing``, ``settling``, ``running`` or ``collecting``.
+        ``placing``, ``running`` or ``collecting``.
+    message : str
+        What is being waited for, where that is known.
     """
 
     lab_seconds: float
     duration_seconds: float
     migrations: int
     phase: str
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Run:
         What this machine added, for comparison with the twin: see :mod:`labkit.lab.loop`. Empty on the twin.
     outcome : mapping of str to float
         What the summary says beyond the tables: see :mod:`labkit.sim.outcome`.
+    notes : tuple of str
+        What somebody should know who reads the numbers, such as that the machine was too slow.
     """
 
     backend: str
@@ -69,6 +74,7 @@ class Run:
     wall_seconds: float
     timing: Mapping[str, float] = field(default_factory=dict)
     outcome: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def watch(out: str) -> Callable[[LabProgress], None] | None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(progress: LabProgress) -> None:
-        results.write_json(path, {"lab_seconds": progress.lab_seconds, "migrations": progress.migrations})
+        message = ": ".join(filter(None, ("" if progress.phase == "running" else progress.phase, progress.message)))
+        state = {"lab_seconds": progress.lab_seconds, "migrations": progress.migrations, "message": message}
+        results.write_json(path, state)
 
     return write
 
@@ -274,7 +276,9 @@ def _watched(folder: Path, run: RunSpec, progress: Progress) -> Iterator[None]:
                 state = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            progress.running(run.run_id, state["lab_seconds"], run.duration_seconds, state["migrations"])
+            progress.running(
+                run.run_id, state["lab_seconds"], run.duration_seconds, state["migrations"], state["message"]
+            )
 
     thread = threading.Thread(target=pass_on, name="run-progress", daemon=True)
     thread.start()

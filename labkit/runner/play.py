@@ -51,7 +51,7 @@ def record_of(run: Run, spec: RunSpec | None = None, *, experiment: str = "", ke
         run_id=f"{run.algorithm}-{run.scenario}-s{run.seed}-{run.backend}", backend=run.backend,
         scenario=run.scenario, algorithm=run.algorithm, seed=run.seed, tempo=run.tempo, policy=dict(run.policy),
         status="succeeded", error=None, summary=run.summary, started_at=results.timestamp(seconds_ago=run.wall_seconds),
-        duration_seconds=run.duration_seconds, timing=dict(run.timing),
+        duration_seconds=run.duration_seconds, timing=dict(run.timing), notes=list(run.notes),
     )  # fmt: skip
     return record if spec is None else placed(record, spec, experiment=experiment, key=key)
 

@@ -13,8 +13,10 @@ class Progress(Protocol):
     def begin(self, todo: int, done: int) -> None:
         """Take note that so many runs are to be made and so many exist."""
 
-    def running(self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int) -> None:
-        """Take note of a live run's state."""
+    def running(
+        self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int, message: str = ""
+    ) -> None:
+        """Take note of a live run's state; the message says what it waits for before lab time 0."""
 
     def finished(self, record: RunRecord) -> None:
         """Take note that a run ended, well or not."""
@@ -32,7 +34,9 @@ class Silent:
     def begin(self, todo: int, done: int) -> None:
         """Do nothing."""
 
-    def running(self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int) -> None:
+    def running(
+        self, run_id: str, lab_seconds: float, duration_seconds: float, migrations: int, message: str = ""
+    ) -> None:
         """Do nothing."""
 
     def finished(self, record: RunRecord) -> None:

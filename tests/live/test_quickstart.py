@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def furnished(lab: RunningLab) -> RunningLab:
+def furnished(lab: RunningLab) -> Iterator[RunningLab]:
     """The lab as the document finds it: with the example VMs running."""
     applied = lab.kubectl("apply", "-f", str(ROOT / "k8s" / "example-vms.yaml"))
     assert applied.returncode == 0, applied.stderr
@@ -50,7 +50,10 @@ def furnished(lab: RunningLab) -> RunningLab:
         timeout_seconds=PATIENCE_SECONDS,
         what="the descheduler's first cycle",
     )
-    return lab
+    yield lab
+    # Runs refuse a lab with VMs that no scenario has created.
+    gone = lab.kubectl("delete", "vm", "--all")
+    assert gone.returncode == 0, gone.stderr
 
 
 def test_document_has_the_commands() -> None:
