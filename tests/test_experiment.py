@@ -179,3 +179,17 @@ def test_part_of_a_name_is_recognised(tmp_path: Path) -> None:
     for slip, hint in (("ideal_point", "ideal_point_positive_distance"), ("ippd_k3", "linear_amplified_ippd_k3")):
         with pytest.raises(ExperimentError, match=f"wanted an algorithm such as {hint}, found '{slip}'"):
             load(tmp_path, text.replace("amplified_k", slip))
+
+
+def test_the_document_has_every_field() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    top, matrix = exp.SCHEMA["properties"], exp.SCHEMA["properties"]["matrix"]["properties"]
+    wanted = [*(name for name in top if name != "matrix"), *(f"matrix.{name}" for name in matrix)]
+    assert [name for name in wanted if f"\n| `{name}` |" not in text] == []
+    assert [name for name in exp.POLICY_SCHEMA["properties"] if f"`{name}`" not in text] == []
+
+
+def test_the_documents_first_file_is_a_whole_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    whole = text.split("```yaml\n")[1].split("```")[0]
+    assert len(exp.expand(load(tmp_path, whole))) == 12

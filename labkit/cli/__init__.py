@@ -19,7 +19,7 @@ from labkit.errors import InputError, LabError
 
 VERBS: Final = (
     "up", "down", "status", "doctor", "env", "logs", "use", "algorithms", "score",
-    "run", "experiment", "explain", "import", "results", "report", "fidelity", "tools",
+    "run", "experiment", "explain", "import", "results", "report", "metrics", "fidelity", "tools",
 )  # fmt: skip
 EXIT_FAILURE: Final = 1
 EXIT_BAD_INPUT: Final = 2
