@@ -313,3 +313,15 @@ def test_a_summary_has_the_outcome_it_is_given_and_none_without() -> None:
     assert {without[key] for key in OUTCOME_KEYS} == {None}
     given = analysis.summarize(example_tables(), lab_seconds=LAB_SECONDS, outcome={"regret": 0.25})
     assert given["regret"] == 0.25
+
+
+def test_summary_has_every_spread_and_both_classes() -> None:
+    tables = {name: analysis.empty(name) for name in analysis.COLUMNS}
+    tables["nodes"] = node_table([(t, f"n{n}", 0.2 + 0.4 * n) for t in (0.0, 15.0) for n in (0, 1)], pressure=0.1)
+    tables["cycles"] = cycle_table([[OVER, UNDER], [FINE, UNDER]])
+    summary = analysis.summarize(tables, lab_seconds=30.0)
+    assert summary["cpu_range_final"] == pytest.approx(0.4)
+    assert summary["cpu_cov_final"] == pytest.approx(0.5)
+    assert (summary["pressure_range_final"], summary["pressure_cov_final"]) == (0.0, pytest.approx(0.0))
+    assert (summary["memory_range_final"], summary["memory_cov_final"]) == (0.0, 0.0)
+    assert (summary["overutilized_node_cycles"], summary["underutilized_node_cycles"]) == (1, 2)

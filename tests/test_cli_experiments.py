@@ -235,6 +235,10 @@ def test_explain_lists_and_tells(folder: Path, capsys: pytest.CaptureFixture[str
     finally:
         shutil.rmtree(unfinished)
     assert main(["explain", run, "--migration", "99"]) == 2
+    failed = results.write_run(folder / "broken", results.read_run(Path(run)).failed("it broke"))
+    assert main(["explain", str(failed)]) == 2
+    assert "wanted a run that succeeded, found one that failed" in capsys.readouterr().err
+    shutil.rmtree(failed)
 
 
 def test_report_is_written_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

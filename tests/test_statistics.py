@@ -66,6 +66,13 @@ def test_what_a_run_does_not_define_is_no_late_event() -> None:
     assert design.dropped == 0
 
 
+def test_classes_of_nodes_are_not_counted_where_there_are_none() -> None:
+    runs = runs_of({"none": [0.0, 0.0], "a": [3.0, 4.0]}, metric="overutilized_node_cycles")
+    runs["cycles"] = np.where(runs["label"] == "none", 0, 30)
+    design = statistics.blocks(runs, metrics.get("overutilized_node_cycles"))
+    assert (design.treatments, design.undefined) == (("a",), ("none",))
+
+
 def test_a_metric_that_one_algorithm_lacks_is_compared_among_the_others() -> None:
     design = statistics.blocks(runs_of({"a": [1.0, 2.0], "b": [2.0, 3.0], "c": [None, None]}), HOT)
     assert (design.treatments, design.undefined) == (("a", "b"), ("c",))

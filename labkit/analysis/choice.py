@@ -101,7 +101,7 @@ def choose(designs: Mapping[str, Blocks], reference: str, *, goals: Sequence[Goa
     Returns
     -------
     list of Choice
-        One for each goal that an algorithm is left for.
+        One for each goal that has runs enough and an algorithm left.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def choose(designs: Mapping[str, Blocks], reference: str, *, goals: Sequence[Goa
     worse = tuple(name for name in names if not above_floor(hot, name, reference))
     choices = []
     for goal in goals:
-        if goal.metric not in designs:
+        if goal.metric not in designs or len(designs[goal.metric].values) < MIN_BLOCKS:
             continue
         left_out = worse if goal.floor else ()
         known = designs[goal.metric].treatments

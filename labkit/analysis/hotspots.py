@@ -16,9 +16,7 @@ FULL_RATIO: Final = 1.0 - 1e-9
 def hotspot_seconds(series: NodeSeries, *, threshold: float = HOT_SPOT_RATIO) -> float:
     """Return the node-seconds during which CPU or memory use is above a threshold.
 
-    In PromQL, over a horizon ``T`` scraped every 15 s::
-
-        sum(sum_over_time((cpu_usage > bool 0.8 or memory_usage > bool 0.8)[T:15s])) * 15
+    In PromQL: ``labkit metrics promql hotspot_seconds``.
     """
     with np.errstate(invalid="ignore"):
         hot = (series.ratio["cpu_usage"] > threshold) | (series.ratio["memory_usage"] > threshold)

@@ -28,8 +28,8 @@ class Metric:
         A run may end before the event happens; its value is then None, and means are restricted to the run's
         length (the restricted mean survival time), never taken over a made-up value.
     needs : str
-        Key of the summary without which the event is not defined, rather than late: a run without descheduling cycles
-        cannot converge. Empty where the event is defined for every run.
+        Key of the summary without which the number is not defined: a run without descheduling cycles cannot converge,
+        and its nodes are in no class. Empty where it is defined for every run.
     """
 
     name: str
@@ -58,6 +58,10 @@ _ALL: Final = (
     Metric("pressure_stddev_mean", "Pressure imbalance", "standard deviation, mean over time", rope=0.01),
     Metric("cpu_range_final", "CPU spread at the end", "largest - smallest", rope=0.02),
     Metric("cpu_cov_final", "CPU coefficient of variation at the end", "", rope=0.02),
+    Metric("memory_range_final", "Memory spread at the end", "largest - smallest", rope=0.02),
+    Metric("memory_cov_final", "Memory coefficient of variation at the end", "", rope=0.02),
+    Metric("pressure_range_final", "Pressure spread at the end", "largest - smallest", rope=0.02),
+    Metric("pressure_cov_final", "Pressure coefficient of variation at the end", "", rope=0.02),
     Metric("psi_seconds", "Stall", "node-seconds of pressure", rope=30.0),
     Metric("ping_pong_migrations", "Ping-pong", "migrations back", rope=1.0),
     Metric("wasted_migrations", "Wasted migrations", "", rope=1.0),
@@ -73,7 +77,8 @@ _ALL: Final = (
     Metric("happiness_min", "Least happy VM", "delivered over demanded CPU", better="higher", rope=0.02),
     Metric("unhappy_vms_ratio", "Unhappy VMs", "share of VMs that got less than 95 % of their CPU", rope=0.02),
     Metric("regret", "Regret", "standard deviation of CPU above the best reachable", rope=0.01),
-    Metric("overutilized_node_cycles", "Over-utilised", "node-cycles", rope=2.0),
+    Metric("overutilized_node_cycles", "Over-utilised", "node-cycles", rope=2.0, needs="cycles"),
+    Metric("underutilized_node_cycles", "Under-utilised", "node-cycles", rope=2.0, needs="cycles"),
 )
 
 METRICS: Final = {metric.name: metric for metric in _ALL}

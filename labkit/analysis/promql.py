@@ -26,7 +26,11 @@ EXPRESSIONS: Final = {
     "memory_stddev": f"stddev({_MEMORY})",
     "pressure_stddev": f"stddev({_PRESSURE})",
     "cpu_cov": f"stddev({_CPU}) / avg({_CPU})",
+    "memory_cov": f"stddev({_MEMORY}) / avg({_MEMORY})",
+    "pressure_cov": f"stddev({_PRESSURE}) / (avg({_PRESSURE}) > 0) or stddev({_PRESSURE})",
     "cpu_range": f"max({_CPU}) - min({_CPU})",
+    "memory_range": f"max({_MEMORY}) - min({_MEMORY})",
+    "pressure_range": f"max({_PRESSURE}) - min({_PRESSURE})",
     "hot_nodes": f"sum({_HOT})",
     "hotspot_seconds": f"sum(sum_over_time({_HOT}[{{window}}:{{step}}])) * {{step_seconds}}",
     "psi_seconds": (

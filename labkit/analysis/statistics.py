@@ -117,10 +117,11 @@ def blocks(runs: pd.DataFrame, metric: Metric) -> Blocks:
             "end": good["lab_seconds"].astype("float64"),
         }
     )
-    # What is not defined is no late event: a run without cycles does not take its whole length to converge.
-    defined = good[metric.needs].fillna(0) > 0 if metric.needs in good else True
+    # What is not defined is no late event and no good one: a run without cycles neither takes its whole length to
+    # converge nor has the fewest over-utilised nodes.
+    defined = good[metric.needs].fillna(0) > 0 if metric.needs in good else pd.Series(True, index=good.index)
     frame["censored"] = frame["value"].isna() & metric.censored & defined
-    frame["value"] = frame["value"].where(~frame["censored"], frame["end"])
+    frame["value"] = frame["value"].where(~frame["censored"], frame["end"]).where(defined)
     finished = list(dict.fromkeys(frame["treatment"]))
     frame = frame.dropna(subset=["value"])
     if frame.empty:

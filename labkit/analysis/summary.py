@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from labkit.analysis import convergence, hotspots, imbalance, movement
-from labkit.analysis.tables import OVERUTILIZED, NodeSeries, Tables, conform_all, finished
+from labkit.analysis.tables import OVERUTILIZED, UNDERUTILIZED, NodeSeries, Tables, conform_all, finished
 from labkit.model import FloatArray
 
 Summary = dict[str, int | float | bool | None]
@@ -82,6 +82,7 @@ def summarize(
         **{key: (outcome or {}).get(key) for key in OUTCOME_KEYS},
         "cycles": n_cycles,
         "overutilized_node_cycles": int((cycles["class"] == OVERUTILIZED).sum()),
+        "underutilized_node_cycles": int((cycles["class"] == UNDERUTILIZED).sum()),
         "nodes": len(series.nodes),
         "vms": vms,
         "lab_seconds": float(lab_seconds),
@@ -100,10 +101,9 @@ def _imbalance(series: NodeSeries, lab_seconds: float) -> Summary:
         values[f"{name}_stddev_initial"] = _mean(deviation[series.start : series.start + 1])
         values[f"{name}_stddev_final"] = _mean(deviation[end])
         values[f"{name}_stddev_mean"] = imbalance.time_average(deviation[whole], series.hold_seconds[whole])
-    usage = series.ratio["cpu_usage"]
-    values["cpu_mean_final"] = _mean(imbalance.mean(usage)[end])
-    values["cpu_cov_final"] = _mean(imbalance.coefficient_of_variation(usage)[end])
-    values["cpu_range_final"] = _mean(imbalance.spread(usage)[end])
+        values[f"{name}_mean_final"] = _mean(imbalance.mean(series.ratio[column])[end])
+        values[f"{name}_cov_final"] = _mean(imbalance.coefficient_of_variation(series.ratio[column])[end])
+        values[f"{name}_range_final"] = _mean(imbalance.spread(series.ratio[column])[end])
     return values
 
 

@@ -43,6 +43,8 @@ SUCCEEDED: Final = "succeeded"
 """``outcome`` of a migration that ended on its target."""
 OVERUTILIZED: Final = "overutilized"
 """``class`` of a node above its high threshold."""
+UNDERUTILIZED: Final = "underutilized"
+"""``class`` of a node below its low threshold."""
 
 _START_SECONDS: Final = 60.0
 """Nodes that appear this early belong to the start of the run; later ones joined."""

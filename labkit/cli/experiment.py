@@ -134,8 +134,9 @@ def _show_plan(what: Plan, *, as_json: bool) -> None:
     for run in what.runs:
         state = "to do" if run.run_id in todo else "failed" if run.run_id in failed else "done"
         print(f"  {state:<6}  {run.run_id}")
-    estimate = format_duration(round(what.estimate_seconds)) if todo else "nothing to do"
-    print(f"{len(what.runs)} runs, {len(todo)} to do, about {estimate}")
+    estimate = f", about {format_duration(round(what.estimate_seconds))}" if todo else ""
+    left = f"; {len(failed)} failed, which --retry-failed repeats" if failed else ""
+    print(f"{len(what.runs)} runs, {len(todo)} to do{estimate}{left}")
 
 
 class _Bar:

@@ -22,8 +22,12 @@ def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import results
     from labkit.analysis.explanation import explain, sentences
+    from labkit.errors import InputError
 
-    record, tables = results.read_run(args.run), results.read_tables(args.run)
+    record = results.read_run(args.run)
+    if record.status != "succeeded":
+        raise InputError(f"wanted a run that succeeded, found one that {record.status} in {args.run}")
+    tables = results.read_tables(args.run)
     if args.migration is None:
         moves = tables["migrations"].sort_values(["requested_seconds", "vm"], kind="stable")
         if args.json:
