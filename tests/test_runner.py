@@ -16,12 +16,12 @@ import pytest
 from example_run import SCENARIO
 
 from labkit import experiment as exp
-from labkit import results, runner
+from labkit import results, runner, scoring
 from labkit.clock import wait_until
 from labkit.errors import ClusterError, ExperimentError, InputError, LabError
 from labkit.experiment import Experiment
 from labkit.runner import twin
-from labkit.runner.play import failure
+from labkit.runner.play import _algorithm_hash, context, failure
 
 pytestmark = pytest.mark.filterwarnings(
     # Dask's own: event loops and sockets of processes that end while being closed.
@@ -240,6 +240,20 @@ def test_a_failed_run_has_the_name_of_its_scenario(tmp_path: Path) -> None:
     path.write_text(SCENARIO)
     spec = replace(exp.expand(load(tmp_path))[0], scenario=str(path))
     assert failure(spec, LabError("no")).scenario == "small"
+
+
+def test_a_changed_algorithm_of_the_users_makes_its_runs_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.yaml"
+    rule = "groups: [{name: mine, rules: [{record: 'descheduler:node:mine:avg1m', expr: 'descheduler:node:%s:ratio'}]}]"
+    spec = replace(exp.expand(load(tmp_path))[0], algorithm="mine")
+    keys = []
+    for usage in ("cpu_usage", "cpu_usage", "memory_usage"):
+        path.write_text(rule % usage)
+        monkeypatch.setattr("labkit.scoring.get", dict.fromkeys(["mine"], scoring.load(path)[0]).__getitem__)
+        _algorithm_hash.cache_clear()
+        keys.append(spec.key(context(spec)))
+    _algorithm_hash.cache_clear()
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_batch_is_as_long_as_past_runs_suggest() -> None:

@@ -115,7 +115,12 @@ def _rules_hash() -> str:
 
 @cache
 def _algorithm_hash(name: str) -> str:
-    return "" if name in BASELINES else _hash(repr(scoring.get(name).records).encode())
+    if name in BASELINES:
+        return ""
+    known = scoring.get(name)
+    # The lab's own are among rules and model; a user's is what its file says today.
+    own = [known.file.read_bytes()] if known.file is not None else []
+    return _hash(repr(known.records).encode(), *own)
 
 
 @cache
