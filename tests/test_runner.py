@@ -21,7 +21,7 @@ from labkit.clock import wait_until
 from labkit.errors import ClusterError, ExperimentError, InputError, LabError
 from labkit.experiment import Experiment
 from labkit.runner import twin
-from labkit.runner.play import _algorithm_hash, context, failure
+from labkit.runner.play import _MODEL_SOURCES, _algorithm_hash, context, failure
 
 pytestmark = pytest.mark.filterwarnings(
     # Dask's own: event loops and sockets of processes that end while being closed.
@@ -254,6 +254,14 @@ def test_a_changed_algorithm_of_the_users_makes_its_runs_anew(tmp_path: Path, mo
         keys.append(spec.key(context(spec)))
     _algorithm_hash.cache_clear()
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_all_code_that_decides_a_run_of_the_twin_is_in_its_key() -> None:
+    command = "import sys, labkit.sim; print(*(name for name in sys.modules if name.startswith('labkit.')))"
+    answer = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    decides = {Path(name).stem for name in _MODEL_SOURCES}
+    others = {"analysis", "lab", "errors", "datafiles", "schema", "versions"}  # in other parts of the key, or words
+    assert {name.split(".")[1] for name in answer.stdout.split()} <= decides | others
 
 
 def test_a_batch_is_as_long_as_past_runs_suggest() -> None:

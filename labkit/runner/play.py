@@ -22,7 +22,8 @@ from labkit.scenario import load_scenario
 
 # What decides the outcome of a twin run, beside its parameters, the rules and the scenario.
 _MODEL_SOURCES: Final = (
-    "load.py", "migration.py", "placement.py", "descheduling.py", "scenario", "scoring", "promql", "sim",
+    "load.py", "migration.py", "placement.py", "descheduling.py", "traces.py", "names.py", "units.py", "clock.py",
+    "model.py", "scenario", "scoring", "promql", "sim",
 )  # fmt: skip
 # What decides the meaning of every run's numbers.
 _SUMMARY_SOURCES: Final = (
