@@ -323,6 +323,17 @@ def test_the_answer_of_one_algorithm_compares_nothing() -> None:
     assert third.startswith("Over 10 paired blocks (1 scenario); intervals")
 
 
+def test_the_answer_says_for_whom_its_metric_is_not_defined() -> None:
+    runs = runs_of({"none": [None] * 6, "a": [60.0] * 6, "b": [90.0] * 6}, metric="time_to_converge_seconds")
+    runs["cycles"] = np.where(runs["label"] == "none", 0, 30)
+    metric = metrics.get("time_to_converge_seconds")
+    design = statistics.blocks(runs, metric)
+    comparisons = {metric.name: statistics.compare(design, "a")}
+    assert answer({metric.name: design}, comparisons, metric, "a")[2].endswith(
+        "time to converge is not defined for none."
+    )
+
+
 def test_the_answer_names_no_long_list() -> None:
     many = {f"a{index}": [900.0 - index] * 6 for index in range(8)}
     assert "nothing beats 8 of the 8" in sentences(many, "a0")[1]

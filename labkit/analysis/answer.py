@@ -68,7 +68,7 @@ def answer(
 
 def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
-    what = metric.title if metric.title[1].isupper() else metric.title[0].lower() + metric.title[1:]
+    what = _words(metric)
     if len(found) == 1:
         return f"Only {best} took part; by {what} it reached {interval(found[best].mean)}{unit} per run."
     lead = f"By {what}, {best} had the best mean: {interval(found[best].mean)}{unit} per run"
@@ -117,11 +117,12 @@ def _third(
     design: Blocks, found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str, choices: Sequence[str]
 ) -> str:
     count, scenarios = len(design.values), len(set(design.strata))
+    undefined = f"; {_words(metric)} is not defined for {_list(design.undefined)}" if design.undefined else ""
     runs = f"{count} paired block{'s' if count != 1 else ''} ({scenarios} scenario{'s' if scenarios != 1 else ''})"
     if count < MIN_BLOCKS:
         return (
             f"This rests on {runs}: too few for any test to tell luck from skill, so read the numbers as an example "
-            "and not as a ranking."
+            f"and not as a ranking{undefined}."
         )
     verdicts = {
         verdict: [name for name in choices if found[name].verdict == verdict]
@@ -135,7 +136,12 @@ def _third(
     dropped = ""
     if design.dropped:
         dropped = f"; incomplete blocks left out: {design.dropped}"
-    return f"{text}; intervals hold 95 % and speak about these scenarios{dropped}."
+    return f"{text}; intervals hold 95 % and speak about these scenarios{dropped}{undefined}."
+
+
+def _words(metric: Metric) -> str:
+    """Return a metric's title as it stands within a sentence."""
+    return metric.title if metric.title[1].isupper() else metric.title[0].lower() + metric.title[1:]
 
 
 def _list(names: Sequence[str]) -> str:
