@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,9 @@ def test_what_cannot_be_printed_is_one_line_and_exit_2(
     errors = capsys.readouterr().err
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_the_document_has_them_all() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    table = text.split("## Numbers of a run")[1]
+    assert re.findall(r"^\| `(\w+)` \|.*\| (?:lower|higher) \|$", table, re.MULTILINE) == list(METRICS)

@@ -186,6 +186,16 @@ def test_a_lab_that_cannot_take_runs_is_told_once_and_nothing_is_written(
     assert not what.folder.exists()
 
 
+class Told(runner.Silent):
+    """Remembers what was noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def test_a_failed_live_run_leaves_the_good_one_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook(tmp_path / "play.ipynb", "raise RuntimeError('no')")
     what = runner.plan(load(tmp_path), tmp_path / "out")
@@ -193,9 +203,10 @@ def test_a_failed_live_run_leaves_the_good_one_of_before(tmp_path: Path, monkeyp
     record = replace(failure(run, LabError("x"), key=what.keys[run.run_id]), status="succeeded")
     results.write_run(what.folder / run.run_id, record)
     monkeypatch.setattr(Lab, "check", lambda _: None)
-    monkeypatch.setattr(Lab, "up", lambda lab, **_: lab)
+    monkeypatch.setattr(Lab, "up", lambda lab, *, say: say("starting etcd") or lab)
     monkeypatch.setattr(Lab, "down", lambda _: None)  # of the lab that was not brought up
-    outcome = runner.carry_out(runner.plan(what.experiment, what.folder, force=True))
+    outcome = runner.carry_out(runner.plan(what.experiment, what.folder, force=True), progress=(told := Told()))
+    assert told.notes[0] == "starting etcd"
     assert (outcome.status, outcome.kept) == ("failed", (run.run_id,))
     assert results.read_run(what.folder / run.run_id).status == "succeeded"
     beside = sorted(path.name for path in (what.folder / "failed" / run.run_id).iterdir())

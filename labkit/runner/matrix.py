@@ -221,7 +221,8 @@ def _records(
     if what.experiment.backend == "sim":
         progress.note("starting workers" if scheduler is None else f"using the workers of {scheduler}")
         return _twin(what, stack.enter_context(twin.connect(scheduler)))
-    lab = stack.enter_context(Lab(backend=what.experiment.backend, tempo=what.experiment.tempo, name=lab_name))
+    lab = Lab(backend=what.experiment.backend, tempo=what.experiment.tempo, name=lab_name).up(say=progress.note)
+    stack.callback(lab.down)
     progress.note(f"lab is up at tempo {lab.tempo}")
     return live.play_all(
         what.todo, what.keys, folder=what.folder, experiment=what.experiment, progress=progress, lab_name=lab_name
