@@ -359,7 +359,7 @@ function chart(title, key, history, nodes, place) {
     out += `<polyline points="${points.join(" ")}" fill="none" ${look}/>`;
   });
   out += `<text x="${width - right}" y="${height - 4}" text-anchor="end">${(last / 60).toFixed(1)} lab min</text>`;
-  const size = `viewBox="0 0 ${width} ${height}" width="${width}" font-size="11"`;
+  const size = `viewBox="0 0 ${width} ${height}" style="flex: 1 1 360px; max-width: 560px" font-size="11"`;
   return `<svg role="img" aria-label="${title}" ${size}>${out}</svg>`;
 }
 function render({ model, el }) {
@@ -379,6 +379,7 @@ function render({ model, el }) {
   for (const [control, words] of [[chooser, "algorithm"], [vm, "whose load"], [load, "load, share of the VM's cores"]])
     control.setAttribute("aria-label", words);
   load.onchange = () => {
+    showShare();
     const [kind, name] = vm.value.split(/:(.*)/);
     model.send({ type: "load", [kind]: name, cpu: Number(load.value) });
   };

@@ -190,8 +190,9 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
     yield _draw(
         partial(plots.ranking, comparisons, findings.primary),
         title="Ranking", size=(8.4, height + 0.5),
-        reading="Mean difference to the baseline within blocks, with 95 % intervals; in the grey band a difference "
-        "is too small to matter.",
+        reading="Mean difference to the baseline within blocks"
+        + (", with 95 % intervals" if len(design.values) > 1 else "")
+        + "; in the grey band a difference is too small to matter.",
     )  # fmt: skip
     if {"migrations", "hotspot_seconds"} <= findings.designs.keys():
         pair = (findings.designs["migrations"], findings.designs["hotspot_seconds"])
@@ -201,7 +202,7 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
             partial(plots.pareto, costs, metrics=(pair[0].metric, pair[1].metric)),
             title="Migrations against hot spots", size=(8.4, 6.2 if count > _MAX_CURVES else 4.8),
             reading="No algorithm is better in both than the filled ones on the line; everything above and right of it "
-            "is beaten by one. none, random and oracle are the ends of the scale.",
+            f"is beaten by one.{_ends(costs)}",
         )  # fmt: skip
     means = _curves(folder, runs)
     shown = _most_telling(findings, list(means))
@@ -242,6 +243,16 @@ def _overall_pictures(findings: Findings, folder: Path, runs: pd.DataFrame) -> I
             reading="Each mark is a run, the symbol their mean; where the marks spread wide, a single run says little."
             + (" Arrows are runs that ended before it happened." if design.censored.any() else ""),
         )  # fmt: skip
+
+
+def _ends(names: Iterable[str]) -> str:
+    """Say which of those that took part are ends of the scale."""
+    known = list(dict.fromkeys(name.split(" ")[0] for name in names if name.split(" ")[0] in BASELINES))
+    if not known:
+        return ""
+    if len(known) == 1:
+        return f" {known[0].capitalize()} is an end of the scale, not a choice."
+    return f" {', '.join(known[:-1]).capitalize()} and {known[-1]} are ends of the scale, not choices."
 
 
 def _friedman(ranking: Ranking) -> str:
@@ -515,6 +526,7 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: 
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.wrap td, .wrap th { white-space: normal; vertical-align: top; }
 th { font-weight: 600; } caption { text-align: left; padding: .4rem 0; white-space: normal; }
 .alarm { border: 3px solid var(--red); padding: .6rem 1rem; font-weight: 600; }
 .better { color: var(--blue); } .worse, .failed { color: var(--red); }
@@ -549,9 +561,9 @@ explained; <a href="#controls">the controls</a> say what was found.</p>
 {% endif %}
 {% if choices %}
 <section id="choices"><h2>Which for which goal</h2>
-<div class="scroll"><table><caption>Of what cannot be told from the best the algorithm with the fewest migrations; only
-algorithms whose hot spots are not practically worse than those of {{ findings.baseline }}, to which the differences
-are.</caption>
+<div class="scroll"><table class="wrap"><caption>Of what cannot be told from the best the algorithm with the fewest
+migrations; only algorithms whose hot spots are not practically worse than those of {{ findings.baseline }}, to which
+the differences are.</caption>
 <thead><tr><th>goal</th><th>algorithm</th><th>reaches, per run</th><th>difference</th><th>migrations</th>
 <th>hot spots</th><th>hotter in</th></tr></thead><tbody>
 {% for row in choices %}

@@ -141,6 +141,7 @@ def check_view(page: Page, folder: Path) -> None:
         "(() => { const v = document.querySelector('.labkit-vm'); v.value = 'node:kwok-node-3';"
         " const l = document.querySelector('.labkit-load'); l.value = 1; l.dispatchEvent(new Event('change')); })()"
     )
+    assert page.value("document.querySelector('.labkit-share').textContent") == "100 %"
     wait_until(lambda: page.value(last) < idle - 5, timeout_seconds=60, poll_seconds=0.5, what="the node's load")
     picture = page.call("Page.captureScreenshot", format="png")["data"]
     (folder / "view.png").write_bytes(base64.b64decode(picture))

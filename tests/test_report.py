@@ -141,6 +141,10 @@ def test_a_part_of_a_matrix_is_said_to_be_a_part(tmp_path: Path) -> None:
     assert "2 of 5 runs have succeeded" in report.write(tmp_path).read_text()
 
 
+def test_the_ends_of_the_scale_that_took_part_are_named(folder: Path) -> None:
+    assert "None and oracle are ends of the scale, not choices." in (folder / "report.html").read_text()
+
+
 def test_single_runs_are_shown_with_everything_that_can_be_seen_of_a_run(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     for title in ("Scores", "CPU use", "CPU use, node by node", "Migrations", "Before and after",

@@ -17,7 +17,7 @@ from labkit.analysis.statistics import Blocks, Comparison, Ranking, Survival, pa
 from labkit.experiment import BASELINES
 from labkit.model import BoolArray, FloatArray
 from labkit.plots.labels import label_ends, label_points, label_rows, legend_below
-from labkit.plots.style import INK, QUIET, algorithm_style, dress, lab_time
+from labkit.plots.style import INK, QUIET, algorithm_style, dress, ink, lab_time
 
 _VERDICT_COLOURS: Final = {
     "better": "#0072B2", "worse": "#D55E00", "equivalent": "#4D4D4D", "undecided": "#9a9a9a", "baseline": "#222222",
@@ -52,7 +52,7 @@ def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes
         ax.plot(each.difference.estimate, row, marker=marker, color=colour, markersize=8, zorder=3,
                 markeredgecolor=colour if each.verdict == "baseline" else "white", markeredgewidth=0.6)  # fmt: skip
         told = "baseline" if each.verdict == "baseline" else interval(each.difference)
-        ax.text(1.02, row, told, transform=beside, va="center", fontsize=8, color=colour)
+        ax.text(1.02, row, told, transform=beside, va="center", fontsize=8, color=ink(colour))
     label_rows(ax, [each.treatment for each in order])
     ax.set_ylim(-0.7, len(order) - 0.3)
     handles = [

@@ -253,7 +253,7 @@ def before_and_after(
     names = [series.nodes[index] for index in order]
     width = ax.bbox.width * 72 / ax.figure.dpi / len(names)
     if width >= 1.3 * SMALLEST:
-        ax.set_xticks(place, names, fontsize=8.5, rotation=0 if width > 6 * max(map(len, names)) else 90)
+        ax.set_xticks(place, names, fontsize=8.5, rotation=0 if width > 8 * max(map(len, names)) else 90)
     else:
         ax.set_xticks([])
         ax.set_xlabel(f"{len(names)} nodes, by name")
