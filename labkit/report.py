@@ -92,6 +92,7 @@ class Findings:
                 continue
             designs[name] = design
             missing += [f"{absent} has no finished run" for absent in design.absent]
+            missing += [f"{design.metric.title} is not defined for {other}" for other in design.undefined]
         if not designs:
             raise ResultError(f"wanted finished runs to report on, found none; {missing[0]}")
         for name, design in designs.items():
@@ -549,7 +550,7 @@ state.duration_seconds / 60) }} lab minutes each</p>
 explained; <a href="#controls">the controls</a> say what was found.</p>
 {% endif %}
 {% for problem in findings.missing %}
-<p class="quiet">{{ problem }}</p>
+<p class="quiet">{{ problem }}.</p>
 {% endfor %}
 {% if failed %}
 <section id="failed"><h2>Runs that failed</h2>

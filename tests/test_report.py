@@ -121,10 +121,11 @@ def test_a_report_knows_when_it_is_out_of_date(tmp_path: Path) -> None:
 def test_a_report_with_another_question_or_baseline_is_out_of_date(tmp_path: Path) -> None:
     example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
     report.write(tmp_path)
-    for change in ({"question": "Or does it not?"}, {"baseline": "oracle"}):
+    asked = json.loads((tmp_path / results.EXPERIMENT_FILE).read_text())
+    for change in ({"question": "Or does it not?"}, {"baseline": "oracle"}, {"metrics": ["migrations"]}):
         change_state(tmp_path, **change)
         assert not report.is_current(tmp_path)
-        report.write(tmp_path)
+        change_state(tmp_path, **asked)
         assert report.is_current(tmp_path)
 
 
@@ -134,9 +135,9 @@ def change_state(folder: Path, **changes: object) -> None:
     results.write_json(path, json.loads(path.read_text()) | changes)
 
 
-def test_a_part_of_a_matrix_is_said_to_be_a_part(tmp_path: Path) -> None:
+def test_a_part_of_a_matrix_is_said_to_be_a_part(folder: Path, tmp_path: Path) -> None:
+    assert "· 42 runs ·" in (folder / "report.html").read_text()
     example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
-    assert "· 2 runs ·" in report.write(tmp_path).read_text()
     change_state(tmp_path, runs=5)
     assert "2 of 5 runs have succeeded" in report.write(tmp_path).read_text()
 
@@ -203,6 +204,18 @@ def test_failed_runs_are_in_the_report_with_their_error(tmp_path: Path) -> None:
     text = report.write(tmp_path).read_text()
     assert "ValueError: &lt;the descheduler&gt; died" in text
     assert "Runs that failed" in text
+
+
+def test_a_metric_that_says_nothing_about_someone_is_told(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=2)
+    _, runs = results.read_experiment(tmp_path)
+    none = runs["algorithm"] == "none"
+    results.write_table(
+        tmp_path / results.RUNS_FILE,
+        runs.assign(cycles=runs["cycles"].mask(none, 0), time_to_converge_seconds=runs["lab_seconds"].mask(none)),
+    )
+    change_state(tmp_path, metrics=["hotspot_seconds", "time_to_converge_seconds"])
+    assert "Time to converge is not defined for none." in report.write(tmp_path).read_text()
 
 
 def test_a_folder_without_an_experiment_is_named(tmp_path: Path) -> None:
