@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import generated
+from tools import generated, metric_table
 
 
 def test_a_file_out_of_date_is_named_and_written_anew(
@@ -29,3 +29,8 @@ def test_a_generator_wants_to_know_what_to_do() -> None:
         with pytest.raises(SystemExit) as error:
             importlib.import_module(name).main([])
         assert error.value.code == 2
+
+
+def test_the_table_of_metrics_is_as_it_would_be_written() -> None:
+    assert metric_table.main(["--check"]) == 0
+    assert "| `migrations` | Migrations | lower |" in metric_table.DOCUMENT.read_text()

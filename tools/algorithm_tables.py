@@ -53,7 +53,7 @@ def algorithms() -> str:
     rows = (
         (f"`{each.name}`", each.family, each.computed_by, f"`{each.record}`", each.description) for each in BUILT_IN
     )
-    return _table(("name", "family", "computed by", "record the descheduler asks for", "in a line"), rows)
+    return table(("name", "family", "computed by", "record the descheduler asks for", "in a line"), rows)
 
 
 def worked_sets() -> str:
@@ -63,7 +63,7 @@ def worked_sets() -> str:
         for name, snapshot in SETS.items()
         for node, load in zip(snapshot.nodes, snapshot.load_ratio.tolist(), strict=True)
     )
-    return _table(("set", "node", *DIMENSIONS), rows)
+    return table(("set", "node", *DIMENSIONS), rows)
 
 
 def worked_values() -> str:
@@ -73,7 +73,7 @@ def worked_values() -> str:
         (f"`{each.name}`", *(f"{value:.4f}" for snapshot in SETS.values() for value in each.score(snapshot)))
         for each in NINETEEN
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def behaviour() -> str:
@@ -90,7 +90,7 @@ def behaviour() -> str:
                 "yes" if seen.always_one else "no",
             )
         )
-    return _table(
+    return table(
         ("algorithm", "a node ten points above the mean", "least loaded node above the mean", "some node always at 1"),
         rows,
     )
@@ -134,7 +134,7 @@ def errors() -> str:
                 raise SystemExit(f"{each.name}: wanted an error of at most {agreement.TOLERANCE}, found {largest}")
             cells.append(f"{largest:.1e}" if largest else "0")
         rows.append(tuple(cells))
-    return _table(("algorithm", "compiler", "Prometheus"), rows)
+    return table(("algorithm", "compiler", "Prometheus"), rows)
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
@@ -149,13 +149,13 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
 def rendered(text: str, tables: Mapping[str, str]) -> str:
     """Return a document with its tables replaced; tables that are not given stay."""
 
-    def table(match: re.Match[str]) -> str:
+    def filled(match: re.Match[str]) -> str:
         name = match["name"]
         if name not in tables:
             return match[0]
         return f"<!-- table: {name} -->\n{tables[name]}\n<!-- end of table -->"
 
-    return _TABLE.sub(table, text)
+    return _TABLE.sub(filled, text)
 
 
 def document() -> dict[Path, str]:
@@ -178,7 +178,8 @@ def _masked(text: str) -> str:
     return _ERROR.sub("*", text)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ ROOT: Final = Path(__file__).parent.parent
 GENERATORS: Final[tuple[str, ...]] = (
     "tools.algorithm_tables",
     "tools.grafana_dashboards",
+    "tools.metric_table",
     "tools.service_requirements",
 )
 

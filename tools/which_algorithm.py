@@ -23,7 +23,7 @@ from labkit.analysis.answer import interval, number
 from labkit.analysis.choice import FLOOR_METRIC, GOALS, Choice, choose, is_choice
 from labkit.report import Findings
 from labkit.scoring import recipe
-from tools.algorithm_tables import rendered
+from tools.algorithm_tables import rendered, table
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "which-algorithm.md"
 METRICS: Final = (FLOOR_METRIC, *(goal.metric for goal in GOALS if goal.metric != FLOOR_METRIC))
@@ -50,7 +50,7 @@ def goals(choices: Sequence[Choice], reference: str) -> str:
     head = ("goal", "choose", "reaches, per run", f"difference to `{reference}`", "its other differences",
             "scenarios in which it is worse", "scenarios in which it is hotter", "best mean",
             "practically equivalent to it")  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def scale(findings: Findings, choices: Sequence[Choice]) -> str:
@@ -65,7 +65,7 @@ def scale(findings: Findings, choices: Sequence[Choice]) -> str:
         note = "missed" if name in below else "held" if is_choice(name) else "control" if "(again" in name else "-"
         rows.append((f"`{name}`", *cells, note))
     head = ("algorithm", *(_heading(metric) for metric in METRICS), "hot-spot floor")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 _MARKS: Final = {"better": " ▼", "worse": " ▲", "equivalent": " =", "undecided": "", "baseline": " ·"}
@@ -81,7 +81,7 @@ def scenarios(findings: Findings, choices: Sequence[Choice]) -> str:
                             for name in names))
         for row, scenario in enumerate(hot.strata)
     ]  # fmt: skip
-    return _table(("scenario", *(f"`{name}`" for name in names)), rows)
+    return table(("scenario", *(f"`{name}`" for name in names)), rows)
 
 
 def live(folder: Path | None) -> str:
@@ -96,7 +96,7 @@ def live(folder: Path | None) -> str:
     ]
     failed = len(runs) - len(good)
     told = f"\n\n{failed} of {len(runs)} runs failed." if failed else ""
-    return _table(("algorithm", *(_heading(name) for name in LIVE_COLUMNS)), rows) + told
+    return table(("algorithm", *(_heading(name) for name in LIVE_COLUMNS)), rows) + told
 
 
 def apply(choices: Sequence[Choice]) -> str:
@@ -122,7 +122,7 @@ def apply(choices: Sequence[Choice]) -> str:
 def controls(findings: Findings) -> str:
     """Return the controls of the experiment."""
     rows = [(name, "yes" if good else "**no**", found) for name, good, found in report.controls(findings)]
-    return _table(("must hold", "does it", "found"), rows)
+    return table(("must hold", "does it", "found"), rows)
 
 
 def source(folder: Path, state: Mapping[str, Any], runs: pd.DataFrame, findings: Findings) -> str:
@@ -193,12 +193,6 @@ def _signed(value: float) -> str:
 
 def _cell(value: Any) -> str:
     return "not within the run" if value is None or pd.isna(value) else number(float(value))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
