@@ -140,6 +140,7 @@ def source(folder: Path, state: Mapping[str, Any], runs: pd.DataFrame, findings:
 
 def draw(findings: Findings, folder: Path) -> None:
     """Draw the figures of the document."""
+    folder.mkdir(exist_ok=True)
     moves, hot = findings.designs["migrations"], findings.designs[FLOOR_METRIC]
     costs = {
         name: (float(moves.column(name).mean()), float(hot.column(name).mean()))
