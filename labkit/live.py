@@ -20,13 +20,14 @@ import pandas as pd
 import traitlets
 
 from labkit.clock import WALL_CLOCK, Clock
+from labkit.cluster.algorithm import query_of
 from labkit.errors import InputError, LabError
 from labkit.experiment import BASELINES
 from labkit.lab import DEFAULT_ALGORITHM
 from labkit.load import LoadTable
 from labkit.plots.style import natural_key
 from labkit.scenario import Scenario, parse_scenario
-from labkit.scoring import get, names
+from labkit.scoring import names
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class LiveSource:
 
     def frame(self) -> Frame:
         """Ask the lab; without descheduling the scores are those of production's algorithm."""
-        scores = self._lab.query(get(DEFAULT_ALGORITHM if self._algorithm in BASELINES else self._algorithm).record)
+        scores = self._lab.query(query_of(DEFAULT_ALGORITHM if self._algorithm in BASELINES else self._algorithm))
         by_node = dict(zip(scores["instance"], scores["value"], strict=True)) if len(scores) else {}
         table = self._lab.nodes()
         if len(scores):  # else there is no score at the moment, and the time of the last one stands
@@ -291,7 +292,7 @@ def watch(
     lab: Any,
     *,
     scenario: Scenario | None = None,
-    algorithm: str = DEFAULT_ALGORITHM,
+    algorithm: str | None = None,
     seed: int | None = None,
     speed: float = 60.0,
     every_seconds: float = 1.0,
@@ -304,8 +305,8 @@ def watch(
         A :class:`labkit.lab.Lab` that is up.
     scenario : Scenario, optional
         What the twin plays; a live lab shows what runs.
-    algorithm : str
-        Whose scores are shown, on the twin also what is played.
+    algorithm : str, optional
+        Whose scores are shown first, on the twin also what is played; what the lab goes by without it.
     seed : int, optional
         Of the twin's run.
     speed : float
@@ -319,6 +320,7 @@ def watch(
         If the twin is to be shown without a scenario.
     """
     source: Source
+    algorithm = algorithm or lab.algorithm()
     if lab.backend == "sim":
         if scenario is None:
             raise InputError("wanted a scenario for the twin to play: watch(lab, scenario=load_scenario('quickstart'))")

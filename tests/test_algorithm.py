@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 import yaml
 
-from labkit.cluster.algorithm import RESTARTED_ANNOTATION, cycle_fault, query_of, switch_algorithm
+from labkit.cluster.algorithm import (
+    RESTARTED_ANNOTATION,
+    algorithm_in_force,
+    cycle_fault,
+    query_of,
+    switch_algorithm,
+)
 from labkit.datafiles import data_path
 from labkit.errors import InputError, KubeError, NoAnswerError, NoSamplesError, NotReadyError, PrometheusError
 from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, Resource
@@ -110,6 +116,16 @@ SCORES = FakePrometheus(n1=0.0, n2=1.0, other=7.0)
 
 def switch(kube: FakeKube, prometheus: FakePrometheus = SCORES, **options: Any) -> Any:
     return switch_algorithm(kube, prometheus, "max_metric", **{"timeout_seconds": 0.0} | options)  # type: ignore[arg-type]
+
+
+def test_what_the_descheduler_goes_by() -> None:
+    kube = FakeKube()
+    shipped = query_of("production_k3")
+    assert algorithm_in_force(kube) == "production_k3"  # type: ignore[arg-type]
+    for query, name in (("descheduler:node:max_metric:avg1m", "max_metric"), ("up", "query:up")):
+        kube.policy["data"]["policy.yaml"] = FakeKube().text.replace(shipped, query)
+        assert algorithm_in_force(kube) == name  # type: ignore[arg-type]
+    assert algorithm_in_force(FakeKube(replicas=0)) == "none"  # type: ignore[arg-type]
 
 
 def test_switch_changes_the_policy_and_restarts() -> None:

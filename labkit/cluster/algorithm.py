@@ -161,6 +161,16 @@ def query_of(name: str) -> str:
     return name if name in algorithm.records.values() else algorithm.record
 
 
+def algorithm_in_force(kube: Kube) -> str:
+    """Return what the descheduler goes by, as :func:`switch_algorithm` takes it; ``none`` where it is stopped."""
+    deployment = kube.get(DEPLOYMENTS, DEPLOYMENT, DESCHEDULER_NAMESPACE)
+    if deployment["spec"].get("replicas", 1) == 0:
+        return "none"
+    query = _policy_of(kube.get(CONFIG_MAPS, POLICY_CONFIG_MAP, DESCHEDULER_NAMESPACE)).query
+    known = (scoring.get(name) for name in scoring.names())
+    return next((each.name for each in known if query == each.record), f"{QUERY_PREFIX}{query}")
+
+
 def check_scores(kube: Kube, prometheus: Prometheus, policy: Policy) -> dict[str, float]:
     """Return the policy's query's value for each node that takes part, as the descheduler would read it now.
 

@@ -44,6 +44,9 @@ class Backend(Protocol):
     def use(self, algorithm: str, policy: Mapping[str, Any]) -> None:
         """Switch the algorithm at once, where something runs at once."""
 
+    def algorithm(self) -> str | None:
+        """Return what the running descheduler goes by, None where none could run."""
+
     def run(
         self,
         scenario: Scenario,
@@ -225,6 +228,10 @@ class Lab:
             duration_seconds=seconds,
             progress=progress,
         )
+
+    def algorithm(self) -> str:
+        """Return what the running descheduler goes by, ``none`` if it is stopped; on the twin what comes next."""
+        return self._backend.algorithm() or self._algorithm
 
     def query(self, promql: str, *, time_seconds: float | None = None) -> pd.DataFrame:
         """Evaluate a PromQL expression at an instant of lab time (default: now, or the end of the last run).

@@ -27,7 +27,7 @@ import yaml
 from labkit import cluster
 from labkit.clock import WALL_CLOCK, LabTime, wait_until, wall_seconds
 from labkit.cluster import RunningLab
-from labkit.cluster.algorithm import stop_descheduling, switch_algorithm
+from labkit.cluster.algorithm import algorithm_in_force, stop_descheduling, switch_algorithm
 from labkit.errors import ClusterError, ComponentError, InputError, KubeError, NotReadyError
 from labkit.kube import (
     CONFIG_MAPS,
@@ -183,6 +183,10 @@ class Loop:
             stop_descheduling(self._kube)
         else:
             self._switch(algorithm, policy)
+
+    def algorithm(self) -> str:
+        """Return what the running descheduler goes by."""
+        return algorithm_in_force(self._kube)
 
     def _switch(self, algorithm: str, policy: Mapping[str, Any]) -> None:
         """Start the descheduler with an algorithm; what the policy does not say is as in production."""

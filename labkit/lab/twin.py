@@ -43,6 +43,10 @@ class Twin:
     def use(self, algorithm: str, policy: Mapping[str, Any]) -> None:
         """Do nothing: the next run is told."""
 
+    def algorithm(self) -> str | None:
+        """Return nothing: no descheduler runs between runs."""
+        return None
+
     def run(
         self,
         scenario: Scenario,
