@@ -175,6 +175,7 @@ class LabFolder:
         self.status_file = self.path / "components-status.json"
         self.supervisor_lock = self.path / "supervisor.lock"
         self.change_lock = self.path / "change.lock"
+        self.run_lock = self.path / "run.lock"
         self.applied_file = self.path / "applied.json"
         self.hostnode_file = self.path / "hostnode.json"
         self.hostnode = self.path / "hostnode"
@@ -198,6 +199,7 @@ class LabFolder:
             self.components_file,
             self.status_file,
             self.supervisor_lock,
+            self.run_lock,
             self.applied_file,
             self.hostnode_file,
             self.hostnode,

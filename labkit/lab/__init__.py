@@ -144,6 +144,8 @@ class Lab:
         ------
         InputError
             If it has another tempo or another backend, or VMs in it that no scenario has created.
+        ClusterError
+            If a run is being played in it.
         """
         self._backend.check()
 

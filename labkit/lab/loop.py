@@ -26,7 +26,7 @@ import yaml
 
 from labkit import cluster
 from labkit.clock import WALL_CLOCK, LabTime, wait_until, wall_seconds
-from labkit.cluster import RunningLab
+from labkit.cluster import RunningLab, component
 from labkit.cluster.algorithm import algorithm_in_force, stop_descheduling, switch_algorithm
 from labkit.errors import ClusterError, ComponentError, InputError, KubeError, NotReadyError
 from labkit.kube import (
@@ -138,10 +138,11 @@ class Loop:
         return self.lab.kube
 
     def check(self) -> None:
-        """Refuse a running lab of another kind, or one with the user's own VMs in it."""
+        """Refuse a running lab of another kind, one in which a run is being played, or one with the user's own VMs."""
         found = self._found()
         if found is not None:
-            _refuse_own_vms(found.kube)
+            with _alone(found):
+                _refuse_own_vms(found.kube)
 
     def _found(self) -> RunningLab | None:
         """Return the lab if it runs."""
@@ -246,6 +247,18 @@ class Loop:
         progress: Callable[[Progress], None] | None,
     ) -> Run:
         """Play a scenario from its start; see the module's text."""
+        with _alone(self.lab):
+            return self._run(scenario, seed, algorithm, policy, duration_seconds, progress)
+
+    def _run(
+        self,
+        scenario: Scenario,
+        seed: int,
+        algorithm: str,
+        policy: Mapping[str, Any],
+        duration_seconds: float,
+        progress: Callable[[Progress], None] | None,
+    ) -> Run:
         began = WALL_CLOCK.monotonic()
         tell = progress or (lambda _: None)
         self._ended, self._seen = None, 0
@@ -509,6 +522,21 @@ class Loop:
             raise ComponentError(
                 f"{error}: look at 'kubectl describe pods -n {namespace} -l app={name}'", component=name
             ) from error
+
+
+@contextmanager
+def _alone(lab: RunningLab) -> Iterator[None]:
+    """Let one run at a time be played in a lab: each begins with removing what another has placed."""
+    lock = component.Lock(lab.folder.run_lock)
+    if not lock.acquire():
+        raise ClusterError(
+            f"wanted lab {lab.name!r} for a run, found another being played in it: wait for its end, or play in "
+            "another lab with --name"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_own_vms(kube: Kube) -> None:
