@@ -131,15 +131,20 @@ def describe_host() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """Return the commit of the checkout that this package runs from, None outside a checkout."""
-    git = Path(labkit.__file__).resolve().parent.parent / ".git"
+    root = Path(labkit.__file__).resolve().parent.parent
+    git = root / ".git"
     try:
+        if git.is_file():  # of a further work tree
+            git = root / git.read_text().removeprefix("gitdir:").strip()
+        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         ref = head.removeprefix("ref: ")
-        if (git / ref).is_file():
-            return (git / ref).read_text().strip()
-        for line in (git / "packed-refs").read_text().splitlines():
+        for folder in (git, common):
+            if (folder / ref).is_file():
+                return (folder / ref).read_text().strip()
+        for line in (common / "packed-refs").read_text().splitlines():
             if line.endswith(" " + ref):
                 return line.split()[0]
     except OSError:

@@ -139,3 +139,24 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ResultError, match=r"wanted to write .*table\.parquet, found: No space left on device"):
         results.write_table(tmp_path / "table.parquet", pd.DataFrame({"a": [1]}))
+
+
+def test_the_commit_is_found_in_a_checkout_and_in_a_further_work_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labkit.__file__", str(tmp_path / "tree" / "labkit" / "__init__.py"))
+    assert results.git_commit() is None
+    own = tmp_path / "main" / ".git" / "worktrees" / "tree"
+    (tmp_path / "tree").mkdir()
+    (own / "../../refs/heads").resolve().mkdir(parents=True)
+    own.mkdir(parents=True)
+    (tmp_path / "tree" / ".git").write_text(f"gitdir: {own}\n")
+    (own / "commondir").write_text("../..\n")
+    (own / "HEAD").write_text("ref: refs/heads/mine\n")
+    (own / "../../refs/heads/mine").resolve().write_text("abc123\n")
+    assert results.git_commit() == "abc123"
+    (own / "../../refs/heads/mine").resolve().unlink()
+    (own / "../../packed-refs").resolve().write_text("# pack-refs\ndef456 refs/heads/mine\n")
+    assert results.git_commit() == "def456"
+    (own / "HEAD").write_text("0123\n")
+    assert results.git_commit() == "0123"
