@@ -147,6 +147,7 @@ def write(folder: Path) -> Path:
         broken=[control for control, good, _ in checked if not good],
         runs=_run_rows(folder, runs),
         failed=runs[runs["status"] != "succeeded"].to_dict("records"),
+        notes=[(record.run_id, note) for record in records for note in record.notes],
         versions=_versions(records),
         analysis=(folder / EXECUTED_ANALYSIS).exists(),
         command=_command(state),
@@ -559,6 +560,16 @@ explained; <a href="#controls">the controls</a> say what was found.</p>
 {{ (run.error or "").strip().splitlines()[-1] if run.error else "" }}</p>
 {% endfor %}
 </section>
+{% endif %}
+{% if notes %}
+<section id="notes"><h2>What the numbers of some runs suffer from</h2>
+<details{% if notes|length <= 12 %} open{% endif %}>
+<summary>{{ notes|length }} note{{ "s" if notes|length > 1 }}</summary>
+<ul>
+{% for run_id, note in notes %}
+<li><a href="{{ run_id }}/">{{ run_id }}</a>: {{ note }}</li>
+{% endfor %}
+</ul></details></section>
 {% endif %}
 {% if choices %}
 <section id="choices"><h2>Which for which goal</h2>

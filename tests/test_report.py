@@ -218,6 +218,14 @@ def test_a_metric_that_says_nothing_about_someone_is_told(tmp_path: Path) -> Non
     assert "Time to converge is not defined for none." in report.write(tmp_path).read_text()
 
 
+def test_what_the_numbers_of_a_run_suffer_from_is_told(tmp_path: Path) -> None:
+    example_experiment(tmp_path, algorithms=("none", "oracle"), seeds=1)
+    assert 'id="notes"' not in report.write(tmp_path).read_text()
+    path = tmp_path / "none-hot-s1-sim" / results.RUN_FILE
+    results.write_json(path, json.loads(path.read_text()) | {"notes": ["3 of 17 <cycles> were missed"]})
+    assert ">none-hot-s1-sim</a>: 3 of 17 &lt;cycles&gt; were missed</li>" in report.write(tmp_path).read_text()
+
+
 def test_a_folder_without_an_experiment_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"wanted an experiment's folder .* found none in"):
         report.write(tmp_path)
