@@ -246,6 +246,20 @@ def test_everyone_on_the_trade_figure_is_named_and_no_name_covers_another() -> N
     assert overlapping(inset) == []
 
 
+def test_points_at_few_places_are_not_enlarged() -> None:
+    costs = {f"weighted_average @ {policy}": (float(policy % 2), 1200.0) for policy in range(12)} | {"none": (9.0, 0.0)}
+    ax = drawn(partial(plots.pareto, costs, metrics=(MIGRATIONS, HOT)))
+    assert not ax.child_axes
+
+
+def test_a_ranking_with_long_names_keeps_its_title() -> None:
+    names = [f"weighted_mean_square_positive_deviation @ every5m-eval30s-{number}" for number in range(4)]
+    design = design_of({name: list(RNG.uniform(0, 900, 8)) for name in names})
+    ax = drawn(lambda ax: plots.ranking(statistics.compare(design, names[0]), HOT, ax))
+    title = next(text for text in ax.get_children() if isinstance(text, Text) and "difference" in text.get_text())
+    assert title.get_window_extent().x1 <= ax.figure.bbox.x1
+
+
 def test_the_baseline_of_a_ranking_can_be_seen() -> None:
     ax = drawn(lambda ax: plots.ranking(statistics.compare(DESIGN, "none"), HOT, ax))
     (mark,) = [line for line in ax.lines if line.get_marker() == "|" and len(line.get_xdata()) == 1]

@@ -24,7 +24,7 @@ _VERDICT_COLOURS: Final = {
 }  # fmt: skip
 _MAX_POINTS_NAMED: Final = 8
 _BAND: Final = 0.1
-"""A band is so much of the whole height; from so many points in it on it is a crowd."""
+"""A band is so much of the whole height; from so many places of points in it on it is a crowd."""
 _CROWD: Final = 5
 _INSET: Final = (0.36, 0.5, 0.62)
 """Left edge of an inset and the range of its lower edge, as shares of its Axes."""
@@ -41,7 +41,6 @@ def words(metric: Metric) -> str:
 def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes:
     """Draw the mean difference of each treatment to the baseline with its interval, in numbers too, best at the top."""
     order = sorted(comparisons, key=lambda each: metric.sign * each.difference.estimate, reverse=True)
-    baseline = next(each.treatment for each in comparisons if each.verdict == "baseline")
     ax.axvspan(-metric.rope, metric.rope, color="#e9e9e9", linewidth=0, zorder=0)
     ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
     beside = ax.get_yaxis_transform()
@@ -62,7 +61,7 @@ def ranking(comparisons: Sequence[Comparison], metric: Metric, ax: Axes) -> Axes
     ]
     if handles:
         legend_below(ax, handles, fontsize=9)
-    dress(ax, title=f"{metric.title}: difference to {baseline}", x=f"{words(metric)}, {metric.better} is better",
+    dress(ax, title=f"{metric.title}: difference to the baseline", x=f"{words(metric)}, {metric.better} is better",
           grid="x")  # fmt: skip
     return ax
 
@@ -105,8 +104,9 @@ def _crowd(points: FloatArray) -> BoolArray:
     y = points[:, 1]
     width = _BAND * float(np.ptp(y))
     bands = [(y >= bottom) & (y <= bottom + width) for bottom in y]
-    fullest = max(bands, key=lambda band: int(band.sum()))
-    return fullest if len(y) > _MAX_POINTS_NAMED and fullest.sum() >= _CROWD else np.zeros(len(y), dtype=bool)
+    fullest = max(bands, key=lambda band: len(np.unique(points[band], axis=0)))
+    many = len(y) > _MAX_POINTS_NAMED and len(np.unique(points[fullest], axis=0)) >= _CROWD
+    return fullest if many else np.zeros(len(y), dtype=bool)
 
 
 def _enlarged(ax: Axes, points: FloatArray, crowd: BoolArray) -> Axes:
@@ -124,7 +124,8 @@ def _enlarged(ax: Axes, points: FloatArray, crowd: BoolArray) -> Axes:
     inset.tick_params(labelsize=7.5)
     x, y = points[crowd].T
     inset.set_xlim(max(left, x.min() - 0.08 * np.ptp(x) - 1e-9), min(right, x.max() + 0.1 * np.ptp(x) + 1e-9))
-    inset.set_ylim(y.min() - 0.2 * np.ptp(y) - 1e-9, y.max() + 0.25 * np.ptp(y) + 1e-9)
+    room = max(0.25 * float(np.ptp(y)), 0.01 * (top - bottom))
+    inset.set_ylim(y.min() - room, y.max() + room)
     ax.indicate_inset_zoom(inset, edgecolor=QUIET, alpha=0.8)
     return inset
 
@@ -162,7 +163,9 @@ def _name_points(
 
 
 def _wrapped(name: str) -> str:
-    """Break a long name in two, at the underscore nearest to its middle."""
+    """Break a long name in two, before its policy or at the underscore nearest to its middle."""
+    if " @ " in name:
+        return name.replace(" @ ", "\n@ ")
     places = [place for place, letter in enumerate(name, start=1) if letter == "_"]
     if len(name) <= _LONG or not places:
         return name
