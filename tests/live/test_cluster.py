@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from labs import PATIENCE_SECONDS, labkit, wait_healthy
 
 from labkit import cluster
 from labkit.clock import wait_until
@@ -21,16 +22,13 @@ from labkit.cluster import HEALTHY, LabConfig, RunningLab, change
 from labkit.cluster.config import LabFolder, cache_home
 from labkit.cluster.local import supervisor_state
 from labkit.cluster.ports import is_free, lab_ports
-from labkit.cluster.readiness import is_ready
-from labkit.errors import ClusterError, InputError
-from labkit.kube import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS
-from labkit.names import HOST_NODE, POLICY_CONFIG_MAP, PROMETHEUS_PORT
+from labkit.errors import ClusterError
+from labkit.kube import NODES, PODS
+from labkit.names import HOST_NODE, PROMETHEUS_PORT
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 NewLab = Callable[..., RunningLab]
-PATIENCE_SECONDS = 180.0
-"""For what takes a few seconds on an idle machine, and much longer where every core has several things to do."""
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "host-node-agent")
 
 
@@ -38,17 +36,6 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
 def only_local(backend: str) -> None:
     if backend != "local":
         pytest.skip("about host processes")
-
-
-def _labkit(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "labkit", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
 
 
 def _processes(lab: RunningLab) -> dict[str, int]:
@@ -101,28 +88,12 @@ def _listeners(pids: set[int]) -> set[tuple[str, int]]:
     return found
 
 
-def _wait_healthy(lab: RunningLab, *, timeout_seconds: float = PATIENCE_SECONDS) -> None:
-    def all_healthy() -> bool:
-        states = cluster.status(lab.name)
-        troubles[:] = [f"{entry.component}: {entry.health}" for entry in states if not entry.is_well]
-        return len(states) > len(COMPONENTS) and not troubles
-
-    troubles: list[str] = []
-    wait_until(
-        all_healthy,
-        timeout_seconds=timeout_seconds,
-        what="every component to be healthy",
-        poll_seconds=0.3,
-        found=lambda: "; ".join(troubles),
-    )
-
-
 # --- a lab that is up --------------------------------------------------------------------------------------
 
 
 def test_every_component_is_healthy_and_says_version_and_port(lab: RunningLab) -> None:
-    _wait_healthy(lab)
-    answer = json.loads(_labkit("status", "--json", "--name", lab.name).stdout)
+    wait_healthy(lab)
+    answer = json.loads(labkit("status", "--json", "--name", lab.name).stdout)
     assert answer["healthy"] is True
     assert (answer["address"], answer["tempo"]) == (lab.address, 15)
     components = {entry["component"]: entry for entry in answer["components"]}
@@ -134,16 +105,6 @@ def test_every_component_is_healthy_and_says_version_and_port(lab: RunningLab) -
     assert components["kube-apiserver"]["version"] == "1.36.3"
 
 
-def test_five_fake_nodes_of_the_promised_size_are_ready(lab: RunningLab) -> None:
-    nodes = {node["metadata"]["name"]: node for node in lab.kube.list(NODES)["items"]}
-    assert set(nodes) == {HOST_NODE, *(f"kwok-node-{number}" for number in range(1, 6))}
-    assert all(is_ready(node) for node in nodes.values())
-    for name, node in nodes.items():
-        if name != HOST_NODE:
-            assert (node["status"]["allocatable"]["cpu"], node["status"]["allocatable"]["memory"]) == ("32", "512Gi")
-            assert {taint["key"] for taint in node["spec"]["taints"]} == {"kwok.x-k8s.io/node"}
-
-
 def test_everything_listens_on_the_lab_s_address_only(lab: RunningLab) -> None:
     supervisor = supervisor_state(lab.folder)
     assert supervisor is not None
@@ -152,26 +113,10 @@ def test_everything_listens_on_the_lab_s_address_only(lab: RunningLab) -> None:
     assert {PROMETHEUS_PORT, 8000, 8001, 8443, 16443} <= {port for _, port in listeners}
 
 
-def test_fake_nodes_tell_that_they_live_however_often_others_change_them(lab: RunningLab) -> None:
-    """The node controller gives a node up after 40 s; a change of it must not put the next sign of life off."""
-
-    def heard() -> str:
-        conditions = lab.kube.get(NODES, "kwok-node-1")["status"]["conditions"]
-        return str(next(c["lastHeartbeatTime"] for c in conditions if c["type"] == "Ready"))
-
-    def heard_again() -> bool:
-        lab.kube.patch(NODES, "kwok-node-1", {"metadata": {"annotations": {"touched": repr(time.time())}}})
-        return heard() != first
-
-    first = heard()
-    wait_until(heard_again, timeout_seconds=PATIENCE_SECONDS, what="a heartbeat", poll_seconds=0.5)
-    lab.kube.patch(NODES, "kwok-node-1", {"metadata": {"annotations": {"touched": None}}})
-
-
 def test_second_up_changes_nothing(lab: RunningLab) -> None:
-    _wait_healthy(lab)
+    wait_healthy(lab)
     before, pods = _processes(lab), _pod_uids(lab)
-    done = _labkit("up", "--name", lab.name)
+    done = labkit("up", "--name", lab.name)
     assert done.returncode == 0, done.stderr
     assert _processes(lab) == before
     assert _pod_uids(lab) == pods
@@ -182,88 +127,14 @@ def _pod_uids(lab: RunningLab) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
 
 
-def test_second_up_keeps_what_the_user_changed_and_brings_back_what_is_gone(lab: RunningLab) -> None:
-    policy = lab.kube.get(CONFIG_MAPS, POLICY_CONFIG_MAP, "kube-descheduler")["data"]["policy.yaml"]
-    changed = policy + "# changed by hand\n"
-    lab.kube.patch(CONFIG_MAPS, POLICY_CONFIG_MAP, {"data": {"policy.yaml": changed}}, "kube-descheduler")
-    lab.kube.delete(DEPLOYMENTS, "metrics-exporter", "monitoring")
-    lab.kube.delete(NODES, "kwok-node-5")
-    try:
-        assert _labkit("up", "--name", lab.name).returncode == 0
-        found = lab.kube.get(CONFIG_MAPS, POLICY_CONFIG_MAP, "kube-descheduler")["data"]["policy.yaml"]
-        assert found == changed
-        assert is_ready(lab.kube.get(NODES, "kwok-node-5"))
-        _wait_healthy(lab)
-    finally:
-        lab.kube.patch(CONFIG_MAPS, POLICY_CONFIG_MAP, {"data": {"policy.yaml": policy}}, "kube-descheduler")
-
-
-def test_up_with_other_choices_is_refused(lab: RunningLab) -> None:
-    done = _labkit("up", "--name", lab.name, "--tempo", "3")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "tempo 3, found it with tempo 15" in done.stderr
-    assert "labkit down --name" in done.stderr
-
-
-def test_address_of_another_lab_is_refused(lab: RunningLab) -> None:
-    with pytest.raises(InputError, match=f"found lab '{lab.name}' there"):
-        cluster.up(LabConfig(name="test-late", address=lab.address))
-    assert cluster.running("test-late") is None
-
-
-def test_environment_makes_kubectl_work_in_a_shell(lab: RunningLab) -> None:
-    script = f'eval "$({sys.executable} -m labkit env --name {lab.name})" && kubectl get nodes -o name'
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "node/kwok-node-1" in done.stdout
-
-
-def test_environment_can_be_evaluated_twice_without_growing_the_path(lab: RunningLab) -> None:
-    first = _labkit("env", "--name", lab.name).stdout
-    second = _labkit("env", "--name", lab.name, env=lab.environment).stdout
-    assert "export PATH=" in first
-    assert "export PATH=" not in second
-
-
 def test_logs_are_shown_by_the_names_of_status(lab: RunningLab) -> None:
-    listed = _labkit("logs", "--name", lab.name).stdout
+    listed = labkit("logs", "--name", lab.name).stdout
     assert all(name in listed for name in (*COMPONENTS, "supervisor"))
-    assert "started kube-apiserver" in _labkit("logs", "supervisor", "--name", lab.name).stdout
-    assert _labkit("logs", "kube-descheduler/descheduler", "--name", lab.name).stdout
-    wrong = _labkit("logs", "nonsense", "--name", lab.name)
+    assert "started kube-apiserver" in labkit("logs", "supervisor", "--name", lab.name).stdout
+    assert labkit("logs", "kube-descheduler/descheduler", "--name", lab.name).stdout
+    wrong = labkit("logs", "nonsense", "--name", lab.name)
     assert wrong.returncode == 2
     assert "kube-apiserver" in wrong.stderr
-
-
-def test_other_api_server_is_refused(lab: RunningLab, tmp_path: Path) -> None:
-    text = lab.folder.kubeconfig.read_text()
-    lab.folder.kubeconfig.write_text(text.replace(lab.address, "127.0.0.77"))
-    try:
-        with pytest.raises(ClusterError, match=r"found https://127\.0\.0\.77"):
-            _ = RunningLab(lab.record, lab.folder).kube
-        assert _labkit("use", "weighted_average", "--name", lab.name).returncode != 0
-    finally:
-        lab.folder.kubeconfig.write_text(text)
-
-
-def test_users_own_kubeconfig_is_neither_read_nor_written(lab: RunningLab, tmp_path: Path) -> None:
-    kubeconfig = tmp_path / ".kube" / "config"
-    kubeconfig.parent.mkdir()
-    kubeconfig.write_text("this: is not a kubeconfig\n")
-    before = kubeconfig.stat()
-    env = {
-        "HOME": str(tmp_path),
-        "KUBECONFIG": str(kubeconfig),
-        "LABKIT_STATE": str(lab.folder.path.parent),
-        "LABKIT_CACHE": str(cache_home()),
-    }
-    for verb in ("status", "up", "env"):
-        done = _labkit(verb, "--name", lab.name, env=env)
-        assert done.returncode == 0, done.stderr
-    after = kubeconfig.stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert [path.name for path in kubeconfig.parent.iterdir()] == ["config"]
 
 
 def test_deletion_of_a_pod_is_in_the_audit_log(lab: RunningLab) -> None:
@@ -322,7 +193,7 @@ def test_etcd_lets_nobody_in_without_the_api_server_s_certificate(lab: RunningLa
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_killed_component_is_back(lab: RunningLab, component: str) -> None:
-    _wait_healthy(lab)
+    wait_healthy(lab)
     before = _restarts(lab)[component]
     os.kill(_processes(lab)[component], signal.SIGKILL)
 
@@ -331,11 +202,11 @@ def test_killed_component_is_back(lab: RunningLab, component: str) -> None:
         return component in states and states[component].restarts > before and states[component].health == HEALTHY
 
     wait_until(is_back, timeout_seconds=PATIENCE_SECONDS, what=f"{component} to be back", poll_seconds=0.1)
-    _wait_healthy(lab)
+    wait_healthy(lab)
 
 
 def test_status_answers_while_the_api_server_hangs(lab: RunningLab) -> None:
-    _wait_healthy(lab)
+    wait_healthy(lab)
     process = _processes(lab)["kube-apiserver"]
     healths: dict[str, str] = {}
 
@@ -350,46 +221,7 @@ def test_status_answers_while_the_api_server_hangs(lab: RunningLab) -> None:
         assert healths["add-ons"].startswith("unknown")
     finally:
         os.kill(process, signal.SIGCONT)
-    _wait_healthy(lab)
-
-
-def test_pods_that_the_node_controller_gave_up_become_ready_again(new_lab: NewLab) -> None:
-    lab = new_lab()
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "kept", "namespace": "default"},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "nodeName": "kwok-node-1",
-            "containers": [{"name": "c", "image": "none"}],
-        },
-    }
-    uid = lab.kube.create(PODS, pod)["metadata"]["uid"]
-
-    def ready() -> bool:
-        return is_ready(lab.kube.get(PODS, "kept", "default"))
-
-    wait_until(ready, timeout_seconds=PATIENCE_SECONDS, what="the pod to be Ready")
-    kwok = _processes(lab)["kwok"]
-    os.kill(kwok, signal.SIGSTOP)
-    try:
-        wait_until(
-            lambda: not ready(),
-            timeout_seconds=PATIENCE_SECONDS,
-            what="the node controller to give the pod up",
-            poll_seconds=0.5,
-        )
-        assert not is_ready(lab.kube.get(NODES, "kwok-node-1"))
-    finally:
-        os.kill(kwok, signal.SIGCONT)
-    wait_until(ready, timeout_seconds=PATIENCE_SECONDS, what="the pod to be Ready again")
-    wait_until(
-        lambda: is_ready(lab.kube.get(NODES, "kwok-node-1")),
-        timeout_seconds=PATIENCE_SECONDS,
-        what="its node to be Ready again",
-    )
-    assert lab.kube.get(PODS, "kept", "default")["metadata"]["uid"] == uid
+    wait_healthy(lab)
 
 
 def test_nothing_survives_the_supervisor_and_up_repairs(new_lab: NewLab) -> None:
@@ -400,12 +232,12 @@ def test_nothing_survives_the_supervisor_and_up_repairs(new_lab: NewLab) -> None
     os.kill(state.pid, signal.SIGKILL)
     wait_until(lambda: not any(map(_is_alive, family)), timeout_seconds=PATIENCE_SECONDS, what="everything to die")
     assert cluster.running(lab.name) is None
-    assert _labkit("status", "--name", lab.name).returncode == 1
+    assert labkit("status", "--name", lab.name).returncode == 1
 
     repaired = cluster.up(lab.record.config)
     assert repaired.kube.get(NODES, "kwok-node-1")["metadata"]["uid"] == uid
     assert repaired.record.epoch == lab.record.epoch
-    _wait_healthy(repaired)
+    wait_healthy(repaired)
 
 
 def test_down_leaves_no_process_port_or_mount(new_lab: NewLab) -> None:
@@ -419,21 +251,6 @@ def test_down_leaves_no_process_port_or_mount(new_lab: NewLab) -> None:
     assert str(lab.folder.path) not in Path("/proc/self/mounts").read_text()
     assert {path.name for path in lab.folder.path.iterdir()} == {"logs", "change.lock"}
     assert cluster.down(lab.name) is False
-
-
-def test_two_labs_side_by_side_do_not_touch_each_other(lab: RunningLab, new_lab: NewLab) -> None:
-    _wait_healthy(lab)
-    processes, pods = _processes(lab), _pod_uids(lab)
-    second = new_lab()
-    assert second.kube.list(NODES)["metadata"] != lab.kube.list(NODES)["metadata"]
-    second.kube.delete(NODES, "kwok-node-5")
-    assert second.kube.find(NODES, "kwok-node-5") is None
-    assert is_ready(lab.kube.get(NODES, "kwok-node-5"))
-    refused = second.kubectl("--kubeconfig", str(second.folder.kubeconfig), "--server", lab.kube.server, "get", "nodes")
-    assert refused.returncode != 0
-    cluster.down(second.name)
-    assert _processes(lab) == processes
-    assert _pod_uids(lab) == pods
 
 
 def test_taken_port_is_named_with_its_holder_and_nothing_is_left() -> None:
@@ -515,7 +332,7 @@ def test_component_that_cannot_start_is_named_with_its_last_words(
     (broken / "kube-apiserver").chmod(0o755)
     name = "test-broken"
     cluster.down(name)
-    done = _labkit("up", "--name", name, "--address", "127.0.0.4", "--tools", str(broken))
+    done = labkit("up", "--name", name, "--address", "127.0.0.4", "--tools", str(broken))
     assert done.returncode == 1
     assert "wanted kube-apiserver running, found it ended with 3" in done.stderr
     assert "cannot find my feet" in done.stderr

@@ -14,8 +14,9 @@ import pytest
 import small_disk
 import victims
 from invariants import Invariants
+from labs import unhealthy
 
-from labkit import Lab, cluster
+from labkit import Lab
 from labkit.clock import wait_until
 from labkit.cluster import RunningLab
 from labkit.cluster.config import cache_home
@@ -76,10 +77,6 @@ class Playing:
 
     def _tell(self, progress: Progress) -> None:
         self.progress = progress
-
-
-def unhealthy(lab: RunningLab) -> list[str]:
-    return [f"{entry.component} {entry.health}" for entry in cluster.status(lab.name) if not entry.is_well]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import victims
+from labs import labkit, wait_healthy
 
 from labkit import Lab, cluster
 from labkit.clock import wait_until
@@ -42,27 +43,6 @@ def only_kind(backend: str) -> None:
         pytest.skip("about containers")
 
 
-def _labkit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "labkit", *arguments], capture_output=True, text=True, timeout=UP_SECONDS, check=False
-    )
-
-
-def _unhealthy(lab: RunningLab) -> list[str]:
-    rows = cluster.status(lab.name)
-    return [f"{row.component}: {row.health}" for row in rows if not row.is_well] if len(rows) > 10 else ["too few rows"]
-
-
-def _wait_healthy(lab: RunningLab, *, timeout_seconds: float = 240.0) -> None:
-    wait_until(
-        lambda: not _unhealthy(lab),
-        timeout_seconds=timeout_seconds,
-        what="every component to be healthy",
-        poll_seconds=1.0,
-        found=lambda: "; ".join(_unhealthy(lab)),
-    )
-
-
 def _state(name: str) -> str:
     folder = LabFolder(name)
     engine = victims.engine.find()
@@ -74,8 +54,8 @@ def _state(name: str) -> str:
 
 
 def test_every_component_is_healthy_and_says_its_version(lab: RunningLab) -> None:
-    _wait_healthy(lab)
-    answer = json.loads(_labkit("status", "--name", lab.name, "--json").stdout)
+    wait_healthy(lab)
+    answer = json.loads(labkit("status", "--name", lab.name, "--json").stdout)
     assert (answer["backend"], answer["healthy"], answer["address"]) == ("kind", True, lab.address)
     rows = {row["component"]: row for row in answer["components"]}
     assert set(rows) >= SYSTEM
@@ -116,10 +96,10 @@ def test_services_run_without_root_on_a_read_only_file_system(lab: RunningLab) -
 
 
 def test_logs_of_every_part_can_be_read(lab: RunningLab) -> None:
-    listed = _labkit("logs", "--name", lab.name).stdout
+    listed = labkit("logs", "--name", lab.name).stdout
     assert {"kind", "kube-scheduler", "kwok"} <= {line.split()[0] for line in listed.splitlines()}
     for component in ("kind", "kube-scheduler", "monitoring/prometheus"):
-        done = _labkit("logs", component, "--name", lab.name, "--tail", "5")
+        done = labkit("logs", component, "--name", lab.name, "--tail", "5")
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip(), component
 
@@ -130,7 +110,7 @@ def test_up_again_changes_nothing(lab: RunningLab) -> None:
         return {entry["metadata"]["name"]: entry["metadata"]["generation"] for entry in found}
 
     before, began = generations(), time.monotonic()
-    done = _labkit("up", "--name", lab.name)
+    done = labkit("up", "--name", lab.name)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
     assert generations() == before
@@ -141,11 +121,11 @@ def test_deleted_parts_are_put_back(lab: RunningLab) -> None:
     assert lab.kubectl("delete", "deployment/scorer", "-n", "monitoring", "--wait").returncode == 0
     cluster.up(lab.record.config)
     assert lab.kube.find(DEPLOYMENTS, "scorer", "monitoring") is not None
-    _wait_healthy(lab)
+    wait_healthy(lab)
 
 
 def test_other_choices_for_a_lab_that_is_up_are_refused(lab: RunningLab) -> None:
-    done = _labkit("up", "--name", lab.name, "--backend", "local")
+    done = labkit("up", "--name", lab.name, "--backend", "local")
     assert done.returncode == 2
     assert "with backend local, found it with backend kind" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -168,7 +148,7 @@ def restarted(lab: RunningLab) -> RunningLab:
     try:
         wait_until(lambda: not is_running(lab.folder), timeout_seconds=30, what="the node to be dead")
         assert cluster.running(lab.name) is None
-        assert _labkit("status", "--name", lab.name).returncode == 1
+        assert labkit("status", "--name", lab.name).returncode == 1
     finally:
         engine.run("start", lab.addon_node, what="starting the node")
     return lab
@@ -176,7 +156,7 @@ def restarted(lab: RunningLab) -> RunningLab:
 
 def test_loop_is_back_after_the_node_was_killed_and_started(restarted: RunningLab) -> None:
     wait_until(lambda: cluster.running(restarted.name), timeout_seconds=60, what="the lab to run")
-    _wait_healthy(restarted)
+    wait_healthy(restarted)
     with Lab(backend="kind", name=restarted.name) as door:
         door.apply("quickstart", seed=1)
         door.use("euclidean_distance")
@@ -187,10 +167,10 @@ def test_loop_is_back_after_the_node_was_killed_and_started(restarted: RunningLa
 def test_stopped_node_is_started_by_up(lab: RunningLab) -> None:
     victims.node_engine(lab).run("kill", lab.addon_node, what="killing the node")
     wait_until(lambda: not is_running(lab.folder), timeout_seconds=30, what="the node to be dead")
-    done = _labkit("up", "--name", lab.name)
+    done = labkit("up", "--name", lab.name)
     assert done.returncode == 0, done.stderr
     assert f"starting node {lab.addon_node}" in done.stdout
-    _wait_healthy(lab)
+    wait_healthy(lab)
 
 
 # --- a lab of its own --------------------------------------------------------------------------------------
@@ -222,7 +202,7 @@ def test_interrupted_up_leaves_nothing_or_is_repaired(number: signal.Signals) ->
             assert not LabFolder(name).exists
         else:
             lab = cluster.up(LabConfig(name=name, address=address, backend="kind"))
-            _wait_healthy(lab)
+            wait_healthy(lab)
     finally:
         cluster.down(name)
     assert _state(name) == ABSENT
@@ -231,7 +211,7 @@ def test_interrupted_up_leaves_nothing_or_is_repaired(number: signal.Signals) ->
 def test_down_leaves_nothing_but_logs(new_lab: NewLab) -> None:
     lab = new_lab("test-gone")
     assert _state(lab.name) == RUNNING
-    done = _labkit("down", "--name", lab.name)
+    done = labkit("down", "--name", lab.name)
     assert done.returncode == 0, done.stderr
     assert _state(lab.name) == ABSENT
     assert {path.name for path in lab.folder.path.iterdir()} <= {"logs", "change.lock", "supervisor.lock"}
@@ -247,4 +227,4 @@ def test_cluster_that_kind_deleted_is_made_anew_by_up(new_lab: NewLab) -> None:
     assert done.returncode == 0, done.stderr
     assert cluster.running(lab.name) is None
     again = cluster.up(lab.record.config)
-    _wait_healthy(again)
+    wait_healthy(again)

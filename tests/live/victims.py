@@ -21,14 +21,19 @@ def components(lab: RunningLab) -> tuple[str, ...]:
 
 def kill_component(lab: RunningLab, component: str) -> None:
     """End a part of the control plane with SIGKILL."""
+    signal_component(lab, component, signal.SIGKILL)
+
+
+def signal_component(lab: RunningLab, component: str, number: signal.Signals) -> None:
+    """Send a signal to a part of the control plane."""
     if lab.backend == "kind":
-        assert _kill_in_node(lab, f"^{component}( |$)") > 0, component
+        assert _signal_in_node(lab, f"^{component}( |$)", number) > 0, component
         return
     state = supervisor_state(lab.folder)
     assert state is not None
     pid = state.components[component].pid
     assert pid is not None, component
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, number)
 
 
 def restarts(lab: RunningLab, component: str) -> int:
@@ -39,7 +44,7 @@ def restarts(lab: RunningLab, component: str) -> int:
 def kill_addon(lab: RunningLab, words: str) -> int:
     """End the processes of an add-on of this lab whose command line has these words; return how many there were."""
     if lab.backend == "kind":
-        return _kill_in_node(lab, words)
+        return _signal_in_node(lab, words, signal.SIGKILL)
     mark = f"LAB_LISTEN_ADDRESS={lab.address}".encode()
     killed = 0
     for entry in Path("/proc").glob("[0-9]*"):
@@ -64,8 +69,8 @@ def node_engine(lab: RunningLab) -> engine.Engine:
     return engine.find({**os.environ, PROVIDER_VARIABLE: lab.record.engine})
 
 
-def _kill_in_node(lab: RunningLab, words: str) -> int:
+def _signal_in_node(lab: RunningLab, words: str, number: signal.Signals) -> int:
     pids = in_node(lab, "sh", "-c", f"pgrep -f -- '{words}' | grep -vx $$ || true").split()
     if pids:
-        in_node(lab, "sh", "-c", f"kill -KILL {' '.join(pids)} 2>/dev/null || true")
+        in_node(lab, "sh", "-c", f"kill -{int(number)} {' '.join(pids)} 2>/dev/null || true")
     return len(pids)
