@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from labkit import cluster
 from labkit.clock import wait_until
-from labkit.cluster import manifests
+from labkit.cluster import controlplane, local, manifests
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord
+from labkit.cluster.kind import cluster as kind_cluster_module
 from labkit.cluster.kind import images, lifecycle, program
 from labkit.cluster.kind.cluster import ABSENT, RUNNING, STOPPED, KindCluster, configuration
 from labkit.cluster.kind.engine import Engine
@@ -28,7 +30,7 @@ from labkit.cluster.kind.program import Kind
 from labkit.cluster.pki import Authority
 from labkit.cluster.ports import lab_ports
 from labkit.cluster.running import RunningLab, kind_cluster, kind_node
-from labkit.errors import ClusterError, InputError
+from labkit.errors import ClusterError, InputError, ToolError
 from labkit.names import ADDON_NODE_LABEL, HOST_NODE
 
 Object = dict[str, Any]
@@ -46,7 +48,12 @@ esac
 KIND = """#!/bin/sh
 # kind: makes and removes the node; fails or hangs where a file says so.
 echo "$1" >> "{world}/calls"
-test "$1" = create || {{ rm -f "{world}/node"; exit 0; }}
+if test "$1" = delete; then
+  test ! -e "{world}/slow" || sleep 1
+  rm -f "{world}/node"
+  exit 0
+fi
+cp "$4" "{world}/configuration"
 echo running > "{world}/node"
 if test -e "{world}/hangs"; then sleep 60 & wait; fi
 if test -e "{world}/fails"; then
@@ -63,6 +70,11 @@ class World:
         self.folder = folder
         self.engine = Engine("docker", self._program("docker", ENGINE), "27.0.0", False, 2, dict(os.environ))
         self.kind = Kind(self._program("kind", KIND), "0.33.0")
+        self.asked = 0
+
+    def find(self, environ: object) -> Engine:
+        self.asked += 1
+        return self.engine
 
     def _program(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -88,7 +100,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.setenv("LABKIT_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("LABKIT_NAME", raising=False)
-    monkeypatch.setattr(lifecycle.engines, "find", lambda environ: made.engine)
+    monkeypatch.setattr(lifecycle.engines, "find", made.find)
     monkeypatch.setattr(program, "find", lambda say: made.kind)
     monkeypatch.setattr(images, "ensure", lambda *args, **options: IMAGES)
     monkeypatch.setattr(images, "pull", lambda *args, **options: None)
@@ -133,6 +145,23 @@ def test_everything_listens_on_the_lab_s_address_at_the_ports_of_local() -> None
     assert {entry["listenAddress"] for entry in node["extraPortMappings"]} == {ADDRESS}
     assert (leads[9090], leads[8001], leads[8000], leads[8006]) == (9090, 8001, 8001, 8006)
     assert leads.keys() | {16443} == set(lab_ports("kind").values())
+
+
+def test_control_plane_behaves_as_on_local(tmp_path: Path) -> None:
+    (patch,) = map(yaml.safe_load, configuration(CONFIG, node_image="node:1")["kubeadmConfigPatches"])
+    assert (patch["apiVersion"], patch["kind"]) == ("kubeadm.k8s.io/v1beta4", "ClusterConfiguration")
+    parts = {
+        "etcd": patch["etcd"]["local"],
+        "kube-controller-manager": patch["controllerManager"],
+        "kube-scheduler": patch["scheduler"],
+    }
+    (tmp_path / "tools").mkdir()
+    record = LabRecord(LabConfig(), 0.0, str(tmp_path / "tools"))
+    local = {component.name: component.command for component in controlplane.components(LabFolder("lab"), record)}
+    for name, part in parts.items():
+        assert part["extraArgs"], name
+        for option in part["extraArgs"]:
+            assert f"--{option['name']}={option['value']}" in local[name]
 
 
 def test_webhooks_are_not_reachable_from_the_machine() -> None:
@@ -289,6 +318,74 @@ def test_cluster_that_was_never_finished_or_is_gone_is_made_anew(world: World, s
     with pytest.raises(ClusterError, match="no room"):
         cluster.up(CONFIG)
     assert world.calls[:2] == ["delete", "create"]
+
+
+@pytest.fixture
+def deleted(world: World) -> LabFolder:
+    """A lab whose cluster was deleted by kind's own command."""
+    folder = LabFolder("boxed")
+    folder.path.mkdir(parents=True)
+    folder.write_record(LabRecord(CONFIG, 0.0, "", "docker"))
+    folder.kind_file.write_text("a: 1")
+    folder.kubeconfig.write_text("a: 1")
+    return folder
+
+
+def test_lab_that_kind_deleted_is_forgotten_with_its_choices(world: World, deleted: LabFolder) -> None:
+    (world.folder / "fails").touch()
+    with pytest.raises(ClusterError, match="no room"):
+        cluster.up(LabConfig(name="boxed", address="127.0.0.173", tempo=3, backend="kind"))
+    assert world.asked == 1
+    assert "127.0.0.173" in (world.folder / "configuration").read_text()
+
+
+def test_lab_that_kind_deleted_makes_room_for_one_of_the_other_backend(
+    world: World, deleted: LabFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "up", lambda config, **options: deleted.exists)
+    assert cluster.up(LabConfig(name="boxed")) is False
+
+
+def test_running_cluster_makes_no_room(world: World, deleted: LabFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.node.write_text("running\n")
+    with pytest.raises(InputError, match="with backend local, found it with backend kind"):
+        cluster.up(LabConfig(name="boxed", address=ADDRESS, tempo=15))
+    assert world.node.exists()
+
+
+def test_other_choices_for_a_cluster_that_runs_are_refused(world: World, deleted: LabFolder) -> None:
+    world.node.write_text("running\n")
+    with pytest.raises(InputError, match="with tempo 3, found it with tempo 15"):
+        cluster.up(LabConfig(name="boxed", address=ADDRESS, tempo=3, backend="kind"))
+    assert world.calls == []
+
+
+def test_down_without_the_engine_says_what_is_left(
+    world: World, deleted: LabFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(environ: object) -> Engine:
+        raise ToolError("wanted docker, found none on PATH: install it")
+
+    monkeypatch.setattr(lifecycle.engines, "find", gone)
+    with pytest.raises(ToolError, match=rf"install it; .* remove {deleted.path}"):
+        cluster.down("boxed")
+    assert deleted.exists
+
+
+def test_interrupted_removal_is_carried_through(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kind_cluster_module, "STOP_SECONDS", 0.1)
+    world.node.write_text("running\n")
+    (world.folder / "slow").touch()
+    LabFolder("boxed").path.mkdir(parents=True)
+
+    def interrupt() -> None:
+        wait_until(lambda: world.calls, timeout_seconds=20, what="kind to begin")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        world.cluster("boxed").delete()
+    assert not world.node.exists()
 
 
 def test_taken_port_is_named_before_anything_is_made(world: World) -> None:

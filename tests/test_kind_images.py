@@ -334,6 +334,26 @@ def test_only_what_a_node_lacks_is_loaded(engine: Engine, kind: Kind, tmp_path: 
     assert len(calls(tmp_path, "save")) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("mine", "docker.io/library/mine:latest"),
+        ("me/services:1", "docker.io/me/services:1"),
+        ("localhost/services", "localhost/services:latest"),
+        ("mirror.example:5000/services", "mirror.example:5000/services:latest"),
+        ("me/services@sha256:0f", "docker.io/me/services@sha256:0f"),
+    ],
+)
+def test_node_lists_an_image_by_its_whole_name(name: str, whole: str) -> None:
+    assert images.whole_name(name) == whole
+
+
+def test_own_image_of_a_short_name_is_loaded_once(engine: Engine, kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "node").write_text("docker.io/me/services:1\n")
+    images.load(engine, kind, "lab", ["me/services:1"], say=lambda line: None)
+    assert not calls(tmp_path, "save")
+
+
 def test_podman_saves_several_images_in_the_form_that_kind_reads(engine: Engine, kind: Kind, tmp_path: Path) -> None:
     as_podman = Engine("podman", engine.program, "4.3.1", False, 2, engine.variables)
     images.load(as_podman, kind, "lab", ["localhost/a:1", "localhost/b:1"], say=lambda line: None)

@@ -97,6 +97,11 @@ def wanted_config(
 
 def up(config: LabConfig, *, say: Callable[[str], None] = logger.info, wait: bool = True) -> RunningLab:
     """Bring a lab up, or repair what died of it; see :func:`labkit.cluster.local.up`."""
+    folder = LabFolder(config.name)
+    if config.backend != "kind" and folder.kind_file.exists():
+        from labkit.cluster.kind.lifecycle import forget_deleted
+
+        forget_deleted(folder, say=say)
     return _backend(config.backend).up(config, say=say, wait=wait)
 
 

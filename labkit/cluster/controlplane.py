@@ -56,9 +56,18 @@ PORTS: Final[Mapping[str, int]] = {
 """Port on which each component says how it is."""
 
 NODE_GRACE_SECONDS: Final = 40
-"""A node of which nothing was heard for that long is not Ready, as in Kubernetes by default."""
+"""A node of which nothing was heard for that long is not Ready; Kubernetes' own default is 50 s."""
 POD_CIDR: Final = "10.64.0.1/12"
 SERVICE_CIDR: Final = "10.32.0.0/16"
+# With an election, a killed component would wait for its own lease to run out.
+NO_ELECTION: Final[Mapping[str, str]] = {"leader-elect": "false"}
+CONTROLLER_MANAGER_OPTIONS: Final[Mapping[str, str]] = {
+    "node-monitor-grace-period": f"{NODE_GRACE_SECONDS}s",
+    "kube-api-qps": "200",
+    "kube-api-burst": "400",
+}
+# A lab outlives the death of a process, not that of the machine.
+ETCD_OPTIONS: Final[Mapping[str, str]] = {"unsafe-no-fsync": "true"}
 AGENT_STOP_SECONDS: Final = 3.0
 
 CLUSTER_CA: Final = "ca"
@@ -269,10 +278,8 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
             "authorization-always-allow-paths": "/healthz,/readyz,/livez,/metrics",
             "bind-address": address,
             "secure-port": str(PORTS[name]),
-            # With an election, a killed component would wait for its own lease to run out.
-            "leader-elect": "false",
             "profiling": "false",
-        } | tls(name)
+        } | {**NO_ELECTION, **tls(name)}
 
     etcd_url, peer_url = f"https://{address}:{ETCD_PORT}", f"https://{address}:{ETCD_PEER_PORT}"
     etcd = {
@@ -295,9 +302,7 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "max-wals": "2",
         "max-snapshots": "1",
         "log-level": "warn",
-        # A lab outlives the death of a process, not that of the machine.
-        "unsafe-no-fsync": "true",
-    }
+    } | dict(ETCD_OPTIONS)
     api_server = {
         "bind-address": address,
         "advertise-address": address,
@@ -327,14 +332,15 @@ def components(folder: LabFolder, record: LabRecord) -> list[Component]:
         "profiling": "false",
         "shutdown-delay-duration": "0s",
     } | tls("apiserver")
-    controller_manager = serving(CONTROLLER_MANAGER) | {
-        "root-ca-file": str(pki / f"{CLUSTER_CA}.crt"),
-        "service-account-private-key-file": str(pki / "service-account.key"),
-        "use-service-account-credentials": "true",
-        "node-monitor-grace-period": f"{NODE_GRACE_SECONDS}s",
-        "kube-api-qps": "200",
-        "kube-api-burst": "400",
-    }
+    controller_manager = (
+        serving(CONTROLLER_MANAGER)
+        | {
+            "root-ca-file": str(pki / f"{CLUSTER_CA}.crt"),
+            "service-account-private-key-file": str(pki / "service-account.key"),
+            "use-service-account-credentials": "true",
+        }
+        | dict(CONTROLLER_MANAGER_OPTIONS)
+    )
     kwok = {
         "kubeconfig": str(kubeconfig_of(folder, KWOK)),
         "config": str(folder.kwok_file),

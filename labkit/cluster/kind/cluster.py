@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from labkit.cluster import controlplane
 from labkit.cluster.config import LabConfig, LabFolder, write_whole
 from labkit.cluster.kind.engine import Engine
 from labkit.cluster.kind.program import Kind
@@ -28,6 +29,8 @@ RUNNING: Final = "running"
 CLUSTER_LABEL: Final = "io.x-k8s.kind.cluster"
 """What kind marks the containers of a cluster with."""
 STOP_SECONDS: Final = 5.0
+DELETE_SECONDS: Final = 60.0
+"""How long whoever interrupts the removal of a cluster waits for its end."""
 START_SECONDS: Final = 60.0
 
 
@@ -48,6 +51,7 @@ def configuration(config: LabConfig, *, node_image: str) -> dict[str, Any]:
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "kind": "Cluster",
         "name": kind_cluster(config.name),
+        "kubeadmConfigPatches": [yaml.safe_dump(_control_plane_of_local())],
         "networking": {"apiServerAddress": config.address, "apiServerPort": API_SERVER_PORT},
         "nodes": [
             {
@@ -67,6 +71,21 @@ def configuration(config: LabConfig, *, node_image: str) -> dict[str, Any]:
                 ],
             }
         ],
+    }
+
+
+def _control_plane_of_local() -> dict[str, Any]:
+    """Return the options that change how the control plane behaves; kind leaves them out for an older Kubernetes."""
+
+    def extra(*options: Mapping[str, str]) -> dict[str, Any]:
+        return {"extraArgs": [{"name": name, "value": value} for group in options for name, value in group.items()]}
+
+    return {
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "ClusterConfiguration",
+        "etcd": {"local": extra(controlplane.ETCD_OPTIONS)},
+        "controllerManager": extra(controlplane.NO_ELECTION, controlplane.CONTROLLER_MANAGER_OPTIONS),
+        "scheduler": extra(controlplane.NO_ELECTION),
     }
 
 
@@ -166,7 +185,7 @@ def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
     if at_once:
         os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(STOP_SECONDS if at_once else DELETE_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -213,7 +213,8 @@ def load(engine: Engine, kind: Kind, cluster: str, names: Collection[str], *, sa
         {**engine.variables, **engine.environment()},
     )  # fmt: skip
     nodes = program.run("get", "nodes", "--name", cluster, what=f"asking for the nodes of {cluster}").split()
-    missing = sorted({name for node in nodes for name in set(names) - images_of_node(engine, node)})
+    there = [images_of_node(engine, node) for node in nodes]
+    missing = sorted({name for name in names if not all(whole_name(name) in images for images in there)})
     if not missing:
         return
     say(f"loading {len(missing)} {'image' if len(missing) == 1 else 'images'} into the cluster")
@@ -234,6 +235,16 @@ def images_of_node(engine: Engine, node: str) -> set[str]:
     """Return the names of the images that a node has."""
     command = ("exec", node, "ctr", "--namespace", "k8s.io", "images", "list", "--quiet")
     return set(engine.run(*command, what=f"asking {node} for its images").split())
+
+
+def whole_name(name: str) -> str:
+    """Return an image's name as a node lists it: with the registry and the tag that people leave out."""
+    owner, slash, _ = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif owner != "localhost" and not set(".:") & set(owner):
+        name = f"docker.io/{name}"
+    return name if set(":@") & set(name.rpartition("/")[2]) else f"{name}:latest"
 
 
 # --- recipes -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from labkit.clock import WALL_CLOCK, wait_until
+from labkit.clock import wait_until
 from labkit.cluster import manifests, readiness, tools
 from labkit.cluster.change import changing, check_room, known_record, link_programs, new_record, remove, state_errors
 from labkit.cluster.config import LabConfig, LabFolder, LabRecord
@@ -78,15 +78,18 @@ def up(
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with changing(folder), state_errors(folder):
         known = folder.exists
-        record = known_record(folder, config) if known else new_record(folder, config)
+        record = folder.read_record() if known else new_record(folder, config)
+        if record.config.backend != config.backend:
+            known_record(folder, config)  # refuses, whether or not there is an engine
         cluster = _cluster(folder, record, say=say)
+        new = _is_to_be_made(folder, cluster, known=known, say=say)
+        if known:
+            record = new_record(folder, config) if new else known_record(folder, config)
         record = replace(record, engine=cluster.engine.name)
         settings = Settings.from_environment()
-        new = _is_to_be_made(folder, cluster, known=known, say=say)
         if new:
             check_free(config.address, lab_ports("kind"))
             check_room(folder)
-            record = replace(record, epoch=WALL_CLOCK.now())
         try:
             names = _prepare(folder, record, cluster, settings, new=new, say=say)
             lab = _start(folder, record, cluster, settings, new=new, say=say)
@@ -122,10 +125,27 @@ def down(name: str, *, say: Say = logger.info) -> bool:
     with changing(folder), state_errors(folder):
         there = folder.exists or folder.kind_file.exists()
         if there:
-            cluster = _cluster(folder, _record_if_readable(folder), say=say)
+            try:
+                cluster = _cluster(folder, _record_if_readable(folder), say=say)
+            except ToolError as exc:
+                raise ToolError(f"{exc}; if the cluster is gone with its engine, remove {folder.path}") from exc
             say(f"removing cluster {cluster.name}")
             _take_down(folder, cluster)
         return there
+
+
+def forget_deleted(folder: LabFolder, *, say: Say = logger.info) -> None:
+    """Remove the state of a lab whose cluster was deleted by kind's own command; nothing is done to any other."""
+    with changing(folder), state_errors(folder):
+        try:
+            cluster = _cluster(folder, _record_if_readable(folder), say=say)
+            # One that runs and is not there runs in an engine at another address.
+            gone = cluster.state() == ABSENT and not is_running(folder)
+        except LabError as error:
+            logger.info("%s", error)
+            return
+        if gone:
+            _take_down(folder, cluster)
 
 
 def is_running(folder: LabFolder) -> bool:
@@ -154,6 +174,8 @@ def _cluster(folder: LabFolder, record: LabRecord | None, *, say: Say) -> KindCl
 
 def _is_to_be_made(folder: LabFolder, cluster: KindCluster, *, known: bool, say: Say) -> bool:
     """Return whether the cluster is to be made, after removing one that cannot be used.
+
+    A lab whose cluster was deleted by kind's own command, or was never finished, is forgotten with all its choices.
 
     Raises
     ------
