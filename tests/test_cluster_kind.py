@@ -39,10 +39,11 @@ CONFIG = LabConfig(name="boxed", address=ADDRESS, tempo=15, backend="kind")
 IMAGES = {name: f"localhost/{name}-abc" for name in ("labkit/services:0.1.0", "labkit/kwok:0.8.0")}
 
 ENGINE = """#!/bin/sh
-# docker: 'ps' tells the state of the node, 'start' starts it.
+# docker: 'ps' tells the state of the node, 'start' starts it, 'exec' lists its containers.
 case "$1" in
   ps) cat "{world}/node" 2>/dev/null || true ;;
   start) echo running > "{world}/node" ;;
+  exec) cat "{world}/containers" ;;
 esac
 """
 KIND = """#!/bin/sh
@@ -386,6 +387,24 @@ def test_interrupted_removal_is_carried_through(world: World, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         world.cluster("boxed").delete()
     assert not world.node.exists()
+
+
+def test_pods_that_run_in_containers_of_the_past_are_waited_for(world: World) -> None:
+    def pod(name: str, **state: object) -> Object:
+        status = {"containerID": f"containerd://{name}", "state": state}
+        return {"metadata": {"name": name}, "status": {"containerStatuses": [status]}}
+
+    looks = [[pod("gone", running={}), pod("new", running={})], [pod("gone", waiting={}), pod("new", running={})]]
+
+    class Server:
+        def list(self, *_: object, **__: object) -> Object:
+            return {"items": looks.pop(0)}
+
+    lab = RunningLab(LabRecord(CONFIG, 0.0, "", "docker"), LabFolder("boxed"))
+    lab.__dict__["kube"] = Server()
+    (world.folder / "containers").write_text("new\nother\n")
+    lifecycle._wait_for_true_status(lab, world.cluster("boxed"), timeout_seconds=30)
+    assert looks == []
 
 
 def test_taken_port_is_named_before_anything_is_made(world: World) -> None:

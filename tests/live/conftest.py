@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from labkit import cluster
-from labkit.cluster import LabConfig, RunningLab
+from labkit.cluster import BACKENDS, LabConfig, RunningLab
 from labkit.cluster.algorithm import stop_descheduling
 from labkit.names import DESCHEDULER_NAMESPACE
 
@@ -16,6 +16,11 @@ NewLab = Callable[..., RunningLab]
 
 def _name(backend: str, name: str) -> str:
     return name if backend == "local" else f"{name}-{backend}"
+
+
+def _address(backend: str, number: int) -> str:
+    """Return an address that no test of the other backend uses, so that both can be tested side by side."""
+    return f"127.0.{BACKENDS.index(backend)}.{number}"
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +32,7 @@ def backend(pytestconfig: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def lab(backend: str) -> Iterator[RunningLab]:
     """Return a lab at tempo 15 that all tests share: leave it as you found it."""
-    config = LabConfig(name=_name(backend, "test-live"), address="127.0.0.2", tempo=15, backend=backend)
+    config = LabConfig(name=_name(backend, "test-live"), address=_address(backend, 2), tempo=15, backend=backend)
     cluster.down(config.name)
     try:
         yield cluster.up(config)
@@ -49,11 +54,11 @@ def quiet_lab(lab: RunningLab) -> Iterator[RunningLab]:
 
 @pytest.fixture
 def new_lab(backend: str) -> Iterator[NewLab]:
-    """Return a function that brings up labs for one test alone, by default at 127.0.0.3 and tempo 15."""
+    """Return a function that brings up labs for one test alone, by default at tempo 15."""
     names: list[str] = []
 
-    def bring_up(name: str = "test-second", *, address: str = "127.0.0.3", tempo: int = 15) -> RunningLab:
-        config = LabConfig(name=_name(backend, name), address=address, tempo=tempo, backend=backend)
+    def bring_up(name: str = "test-second", *, tempo: int = 15) -> RunningLab:
+        config = LabConfig(name=_name(backend, name), address=_address(backend, 3), tempo=tempo, backend=backend)
         cluster.down(config.name)
         names.append(config.name)
         return cluster.up(config)

@@ -177,7 +177,7 @@ def test_stopped_node_is_started_by_up(lab: RunningLab) -> None:
 
 
 def test_taken_port_is_one_clear_line_and_nothing_is_made(tmp_path: Path) -> None:
-    config = LabConfig(name="test-taken-kind", address="127.0.0.4", backend="kind")
+    config = LabConfig(name="test-taken-kind", address="127.0.1.4", backend="kind")
     with (
         socket.create_server((config.address, PROMETHEUS_PORT)),
         pytest.raises(ClusterError, match=rf"{PROMETHEUS_PORT} \(for prometheus\) by \S+ \(pid {os.getpid()}\)"),
@@ -189,9 +189,16 @@ def test_taken_port_is_one_clear_line_and_nothing_is_made(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "killed"])
 def test_interrupted_up_leaves_nothing_or_is_repaired(number: signal.Signals) -> None:
-    name, address = "test-broken-kind", "127.0.0.4"
+    name, address = "test-broken-kind", "127.0.1.4"
     command = [sys.executable, "-m", "labkit", "up", "--name", name, "--address", address, "--backend", "kind"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Whoever runs the tests in the background may ignore the signal that is sent here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         wait_until(lambda: _state(name) == RUNNING, timeout_seconds=180, what="the node to be there", poll_seconds=0.5)
         process.send_signal(number if number == signal.SIGINT else signal.SIGKILL)

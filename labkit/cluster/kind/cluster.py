@@ -141,6 +141,11 @@ class KindCluster:
         """Start the node's container again."""
         self.engine.run("start", self.node, what=f"starting {self.node}", timeout_seconds=START_SECONDS)
 
+    def containers(self) -> set[str]:
+        """Return the ids of the containers that run on the node."""
+        command = ("exec", self.node, "ctr", "--namespace", "k8s.io", "tasks", "list", "--quiet")
+        return set(self.engine.run(*command, what=f"asking {self.node} for its containers").split())
+
     def delete(self) -> None:
         """Remove the cluster, whatever there is of it."""
         self._run_kind("delete", "cluster", "--name", self.name, what=f"removing {self.name}")

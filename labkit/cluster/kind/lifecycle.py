@@ -29,7 +29,7 @@ from labkit.cluster.pki import Authority, Pair
 from labkit.cluster.ports import check_free, lab_ports
 from labkit.cluster.running import RunningLab
 from labkit.errors import ClusterError, KubeError, LabError, ToolError
-from labkit.kube import Kube
+from labkit.kube import PODS, Kube
 from labkit.names import API_SERVER_PORT
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def up(
             lab = _start(folder, record, cluster, settings, new=new, say=say)
             images.load(cluster.engine, cluster.kind, cluster.name, names.values(), say=say)
             try:
-                _furnish(lab, names, say=say, wait=wait, timeout_seconds=timeout_seconds)
+                _furnish(lab, cluster, names, say=say, wait=wait, timeout_seconds=timeout_seconds)
             except LabError:
                 new = False
                 raise
@@ -256,7 +256,9 @@ def _wait_for_api(kube: Kube) -> None:
     )
 
 
-def _furnish(lab: RunningLab, names: dict[str, str], *, say: Say, wait: bool, timeout_seconds: float) -> None:
+def _furnish(
+    lab: RunningLab, cluster: KindCluster, names: dict[str, str], *, say: Say, wait: bool, timeout_seconds: float
+) -> None:
     """Apply the manifests and wait for what they describe."""
     say("applying manifests")
     objects = _objects(lab, names)
@@ -264,7 +266,36 @@ def _furnish(lab: RunningLab, names: dict[str, str], *, say: Say, wait: bool, ti
     manifests.apply(lab.kube, objects, applied=applied, timeout_seconds=APPLY_SECONDS, say=logger.info)
     if wait:
         say("waiting for the add-ons")
+        _wait_for_true_status(lab, cluster, timeout_seconds=timeout_seconds)
         readiness.wait_ready(lab, objects, timeout_seconds=timeout_seconds)
+
+
+def _wait_for_true_status(lab: RunningLab, cluster: KindCluster, *, timeout_seconds: float) -> None:
+    """Wait until no pod is said to run in a container that the node no longer has.
+
+    A node that was killed and started again is well for its API server until its kubelet has looked at each pod.
+    """
+    outdated: list[str] = []
+
+    def is_true() -> bool:
+        there = cluster.containers()
+        pods = lab.kube.list(PODS, field_selector=f"spec.nodeName={lab.addon_node}")["items"]
+        outdated[:] = [pod["metadata"]["name"] for pod in pods if not _said_to_run(pod) <= there]
+        return not outdated
+
+    wait_until(
+        is_true,
+        timeout_seconds=timeout_seconds,
+        what="the node to tell how its pods are",
+        poll_seconds=1.0,
+        found=lambda: f"containers that are gone: {', '.join(outdated)}",
+    )
+
+
+def _said_to_run(pod: manifests.Object) -> set[str]:
+    """Return the ids of the containers that run, as a pod's status says."""
+    entries = pod.get("status", {}).get("containerStatuses") or ()
+    return {entry["containerID"].rpartition("/")[2] for entry in entries if "running" in entry.get("state", {})}
 
 
 def _objects(lab: RunningLab, names: dict[str, str]) -> Sequence[manifests.Object]:
