@@ -283,6 +283,23 @@ def test_failed_up_removes_the_cluster_and_leaves_the_log(world: World) -> None:
     assert cluster.running("boxed") is None
 
 
+@pytest.mark.parametrize(("step", "is_kept"), [("images.load", False), ("_furnish", True)], ids=["images", "add-ons"])
+def test_cluster_without_its_images_is_removed_and_one_without_an_add_on_stays_for_a_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str, is_kept: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ClusterError("no space left on device")
+
+    monkeypatch.setattr(RunningLab, "kube", None)
+    monkeypatch.setattr(lifecycle, "_wait_for_api", lambda kube: None)
+    monkeypatch.setattr(images, "load", lambda *_, **__: None)
+    monkeypatch.setattr(f"labkit.cluster.kind.lifecycle.{step}", fail)
+    with pytest.raises(ClusterError, match="no space left"):
+        cluster.up(CONFIG)
+    assert world.calls == (["create"] if is_kept else ["create", "delete"])
+    assert (world.node.exists(), LabFolder("boxed").exists) == (is_kept, is_kept)
+
+
 def test_interrupted_up_ends_kind_and_removes_the_cluster(world: World) -> None:
     (world.folder / "hangs").touch()
 
