@@ -279,7 +279,13 @@ def _wait_for_true_status(lab: RunningLab, cluster: KindCluster, *, timeout_seco
 
     def is_true() -> bool:
         there = cluster.containers()
-        pods = lab.kube.list(PODS, field_selector=f"spec.nodeName={lab.addon_node}")["items"]
+        try:
+            pods = lab.kube.list(PODS, field_selector=f"spec.nodeName={lab.addon_node}")["items"]
+        except KubeError as error:
+            if not error.may_pass:
+                raise
+            outdated[:] = [f"API server ({error})"]
+            return False
         outdated[:] = [pod["metadata"]["name"] for pod in pods if not _said_to_run(pod) <= there]
         return not outdated
 
@@ -288,7 +294,7 @@ def _wait_for_true_status(lab: RunningLab, cluster: KindCluster, *, timeout_seco
         timeout_seconds=timeout_seconds,
         what="the node to tell how its pods are",
         poll_seconds=1.0,
-        found=lambda: f"containers that are gone: {', '.join(outdated)}",
+        found=lambda: f"not told yet: {', '.join(outdated)}",
     )
 
 
