@@ -8,7 +8,8 @@ S2  ``status.podName`` names one of them, and never again the source of a migrat
 S3  a live target pod is the VM, or belongs to its one open migration
 S4  at most 5 migrations run in the cluster, and 2 leave one node
 S5  a migration's phase moves only forward, and a final one stays
-S6  the eviction of a live launcher pod is never carried out (audit log)
+S6  the eviction of a live launcher pod is never carried out (audit log; on kind the mark that an eviction leaves on its
+    pod, as far as a look meets it)
 S7  the pod says that its eviction is in progress exactly while the VM is marked
 S8  no launcher pod without VM, no wanted VM without pod for long
 S9  the exporter counts each running VM on one node
@@ -131,6 +132,9 @@ class Invariants:
     def _check_pods(self, vms: Iterable[VirtualMachine], by_uid: dict[str, list[Object]], version: str) -> None:
         for vm in vms:
             live = [pod for pod in by_uid.get(vm.uid, ()) if _is_live(pod)]
+            evicted = [pod["metadata"]["name"] for pod in by_uid.get(vm.uid, ()) if _is_evicted(pod)]
+            if evicted and (vm.namespace, vm.name) not in self._evictable:
+                self._violated("S6", f"{vm.name} at version {version}: the eviction of {evicted} was carried out")
             names = [pod["metadata"]["name"] for pod in live]
             nodes = [pod["spec"]["nodeName"] for pod in live if pod["spec"].get("nodeName")]
             open_migration = vm.active_migration is not None
@@ -256,6 +260,11 @@ class Invariants:
 def _may_be_evicted(vm: VirtualMachine) -> bool:
     optional = vm.eviction_strategy == "LiveMigrateIfPossible" and not vm.is_migratable
     return optional or vm.eviction_strategy in ("", "None")
+
+
+def _is_evicted(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(entry.get("reason") == "EvictionByEvictionAPI" for entry in conditions)
 
 
 def _is_live(pod: Object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ from labkit.cluster.kind.lifecycle import is_running
 from labkit.cluster.ports import is_free, lab_ports
 from labkit.errors import ClusterError
 from labkit.kube import DEPLOYMENTS, NODES, PODS
-from labkit.names import EXPORTER_HOST_PORT, PROMETHEUS_PORT
+from labkit.names import EXPORTER_HOST_PORT, KIND_CLUSTER, PROMETHEUS_PORT
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
@@ -225,13 +226,16 @@ def test_down_leaves_nothing_but_logs(new_lab: NewLab) -> None:
     assert all(is_free(lab.address, port) for port in lab_ports("kind").values())
 
 
-def test_cluster_that_kind_deleted_is_made_anew_by_up(new_lab: NewLab) -> None:
+def test_cluster_that_the_quickstart_s_command_deleted_is_made_anew_by_up(new_lab: NewLab) -> None:
     lab = new_lab("test-deleted")
-    done = subprocess.run(
-        ["kind", "delete", "cluster", "--name", lab.addon_node.removesuffix("-control-plane")],
-        env=lab.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    text = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
+    (command,) = (line.strip() for line in text.splitlines() if line.strip().startswith("kind delete cluster"))
+    # The document speaks of the default lab.
+    there = command.replace(KIND_CLUSTER, lab.addon_node.removesuffix("-control-plane"))
+    done = subprocess.run(["bash", "-euc", there], env=lab.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert cluster.running(lab.name) is None
-    again = cluster.up(lab.record.config)
+    assert _state(lab.name) == ABSENT
+    again = cluster.up(dataclasses.replace(lab.record.config, tempo=5))
     wait_healthy(again)
+    assert again.tempo == 5
