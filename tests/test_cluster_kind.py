@@ -27,6 +27,7 @@ from labkit.cluster.kind import images, lifecycle, program
 from labkit.cluster.kind.cluster import ABSENT, RUNNING, STOPPED, KindCluster, configuration
 from labkit.cluster.kind.engine import Engine
 from labkit.cluster.kind.program import Kind
+from labkit.cluster.kind.settings import NODE_IMAGE
 from labkit.cluster.pki import Authority
 from labkit.cluster.ports import lab_ports
 from labkit.cluster.running import RunningLab, kind_cluster, kind_node
@@ -149,7 +150,7 @@ def test_everything_listens_on_the_lab_s_address_at_the_ports_of_local() -> None
 
 
 def test_control_plane_behaves_as_on_local(tmp_path: Path) -> None:
-    (patch,) = map(yaml.safe_load, configuration(CONFIG, node_image="node:1")["kubeadmConfigPatches"])
+    patch = yaml.safe_load(configuration(CONFIG, node_image="node:1")["kubeadmConfigPatches"][0])
     assert (patch["apiVersion"], patch["kind"]) == ("kubeadm.k8s.io/v1beta4", "ClusterConfiguration")
     parts = {
         "etcd": patch["etcd"]["local"],
@@ -163,6 +164,21 @@ def test_control_plane_behaves_as_on_local(tmp_path: Path) -> None:
         assert part["extraArgs"], name
         for option in part["extraArgs"]:
             assert f"--{option['name']}={option['value']}" in local[name]
+
+
+@pytest.mark.parametrize(
+    ("node_image", "is_told"),
+    [
+        (NODE_IMAGE, True),
+        ("kindest/node:offline", True),
+        ("127.0.0.1:5000/kindest/node:v1.35.0", True),
+        ("mirror.example:5000/kindest/node:v1.34.2@sha256:0f", False),
+    ],
+)
+def test_kubelet_that_can_be_told_starts_what_died_as_soon_as_the_supervisor(node_image: str, is_told: bool) -> None:
+    patches = map(yaml.safe_load, configuration(CONFIG, node_image=node_image)["kubeadmConfigPatches"])
+    told = [patch["crashLoopBackOff"] for patch in patches if patch["kind"] == "KubeletConfiguration"]
+    assert told == ([{"maxContainerRestartPeriod": "5s"}] if is_told else [])
 
 
 def test_webhooks_are_not_reachable_from_the_machine() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import yaml
@@ -17,6 +18,7 @@ from labkit.cluster.kind.engine import Engine
 from labkit.cluster.kind.program import Kind
 from labkit.cluster.ports import lab_ports
 from labkit.cluster.running import kind_cluster, kind_node
+from labkit.cluster.supervisor import MAX_PAUSE_SECONDS
 from labkit.errors import ClusterError
 from labkit.names import ADDON_NODE_LABEL, API_SERVER_PORT, EXPORTER_HOST_PORT, EXPORTER_PORT
 
@@ -28,6 +30,8 @@ RUNNING: Final = "running"
 
 CLUSTER_LABEL: Final = "io.x-k8s.kind.cluster"
 """What kind marks the containers of a cluster with."""
+FIRST_WITH_SHORT_PAUSES: Final = (1, 35)
+"""The first Kubernetes whose kubelet can be told the longest pause before a container is started again."""
 STOP_SECONDS: Final = 5.0
 DELETE_SECONDS: Final = 60.0
 """How long whoever interrupts the removal of a cluster waits for its end."""
@@ -51,7 +55,10 @@ def configuration(config: LabConfig, *, node_image: str) -> dict[str, Any]:
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "kind": "Cluster",
         "name": kind_cluster(config.name),
-        "kubeadmConfigPatches": [yaml.safe_dump(_control_plane_of_local())],
+        "kubeadmConfigPatches": [
+            yaml.safe_dump(_control_plane_of_local()),
+            *(yaml.safe_dump(part) for part in _kubelet_of_local(node_image)),
+        ],
         "networking": {"apiServerAddress": config.address, "apiServerPort": API_SERVER_PORT},
         "nodes": [
             {
@@ -87,6 +94,17 @@ def _control_plane_of_local() -> dict[str, Any]:
         "controllerManager": extra(controlplane.NO_ELECTION, controlplane.CONTROLLER_MANAGER_OPTIONS),
         "scheduler": extra(controlplane.NO_ELECTION),
     }
+
+
+def _kubelet_of_local(node_image: str) -> Iterator[dict[str, Any]]:
+    """Yield what lets a container that died begin anew as soon as under the supervisor, where the kubelet knows it."""
+    version = re.search(r":v(\d+)\.(\d+)", node_image)
+    if version is None or (int(version[1]), int(version[2])) >= FIRST_WITH_SHORT_PAUSES:
+        yield {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "crashLoopBackOff": {"maxContainerRestartPeriod": f"{MAX_PAUSE_SECONDS:g}s"},
+        }
 
 
 class KindCluster:
