@@ -543,6 +543,10 @@ def test_while_the_webhook_is_down_evictions_are_refused(domain: Domain) -> None
         assert [p["metadata"]["name"] for p in domain.pods("web")] == [pod]
     finally:
         scale(domain, "eviction-webhook", 1)
+    # On kind its Service leads there a moment after the pod is ready.
+    wait_until(
+        lambda: domain.evict(pod, dry_run=True)[0] == 429, timeout_seconds=SECONDS, what="the webhook to be reached"
+    )
     domain.until_migrated(domain.evict_vm("web"))
 
 
