@@ -399,7 +399,8 @@ def _comparison_table(findings: Findings, name: str) -> dict[str, Any]:
     censored = {t: int(design.censored[:, i].sum()) for i, t in enumerate(design.treatments)}
     return {
         "metric": metric, "rows": rows, "blocks": len(design.values), "dropped": design.dropped,
-        "censored": {t: n for t, n in censored.items() if n}, "baseline": findings.baseline,
+        "censored": {t: n for t, n in censored.items() if n},
+        "baseline": next(each.treatment for each in findings.comparisons[name] if each.verdict == "baseline"),
     }  # fmt: skip
 
 
@@ -622,7 +623,8 @@ blocks in which it is better, ties half; "equal" is the probability that the dif
 {%- if table.dropped %}, {{ table.dropped }} incomplete ones left out{% endif %}
 {%- if table.censored %}; did not get there:
 {% for name, count in table.censored.items() %}{{ name }} {{ count }}{{ "" if loop.last else ", " }}{% endfor %}
-{%- endif %}</caption>
+{%- endif %}
+{%- if table.baseline != findings.baseline %}; differences are to {{ table.baseline }} here{% endif %}</caption>
 <thead><tr><th>algorithm</th><th>mean</th><th>difference</th><th>typical difference</th><th>p</th><th>wins</th>
 <th>equal</th><th>verdict</th></tr></thead>
 <tbody>

@@ -14,7 +14,8 @@ from example_run import example_experiment
 from labkit import results, runner
 from labkit.cli import main
 from labkit.cli.experiment import _Bar
-from labkit.cli.run import _report
+from labkit.cli.run import _Line
+from labkit.errors import InputError
 from labkit.lab import Progress
 
 EXPERIMENT = """\
@@ -266,9 +267,13 @@ def test_a_live_run_that_waits_says_for_what(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_single_run_that_waits_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:
-    _report(Progress(-1.0, 1500.0, 0, "placing", "12 of 50 VMs run"))
-    _report(Progress(60.0, 1500.0, 3, "running"))
-    first, second = capsys.readouterr().err.split("\r")[1:]
+    with pytest.raises(InputError), _Line() as line:
+        line.show(Progress(-1.0, 1500.0, 0, "placing", "12 of 50 VMs run"))
+        line.show(Progress(60.0, 1500.0, 3, "running"))
+        raise InputError("what follows stands on a line of its own")
+    shown = capsys.readouterr().err
+    assert shown.endswith("\n")
+    first, second = shown.split("\r")[1:]
     assert first.strip() == "placing: 12 of 50 VMs run"
     assert second.strip() == "running: lab time 1.0 of 25 min, 3 migrations"
 

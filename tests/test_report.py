@@ -215,7 +215,9 @@ def test_a_metric_that_says_nothing_about_someone_is_told(tmp_path: Path) -> Non
         runs.assign(cycles=runs["cycles"].mask(none, 0), time_to_converge_seconds=runs["lab_seconds"].mask(none)),
     )
     change_state(tmp_path, metrics=["hotspot_seconds", "time_to_converge_seconds"])
-    assert "Time to converge is not defined for none." in report.write(tmp_path).read_text()
+    text = report.write(tmp_path).read_text()
+    assert "Time to converge is not defined for none." in text
+    assert "differences are to oracle here" in text
 
 
 def test_what_the_numbers_of_a_run_suffer_from_is_told(tmp_path: Path) -> None:

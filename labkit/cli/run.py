@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         asked = spec.tempo if spec.backend == "sim" else args.tempo
         with Lab(backend=spec.backend, tempo=asked, name=args.name) as lab:
             spec = replace(spec, tempo=lab.tempo)
-            played = play(spec, lab, progress=_report if sys.stderr.isatty() else None)
+            with _Line() as line:
+                played = play(spec, lab, progress=line.show if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
         _save_unfinished(spec, args.out, "interrupted", LabError("interrupted by the user"))
         raise
@@ -157,18 +158,30 @@ def _save_unfinished(spec: RunSpec, out: Path | None, status: Any, error: Except
         print(f"labkit: the run of before stays in {out}; what this one left is in {place}", file=sys.stderr)
 
 
-def _report(progress: Progress) -> None:
-    """One line that is written over."""
-    text = progress.phase
-    if progress.lab_seconds >= 0:
-        text += f": lab time {progress.lab_seconds / 60:.1f} of {progress.duration_seconds / 60:.0f} min"
-        text += f", {progress.migrations} migrations"
-    if progress.message:
-        text += f": {progress.message}"
-    width = shutil.get_terminal_size().columns - 1
-    print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
-    if progress.phase == "collecting":
-        print(file=sys.stderr)
+class _Line:
+    """One line on the terminal that is written over; whatever ends it, what follows stands on the next."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print(file=sys.stderr)
+
+    def show(self, progress: Progress) -> None:
+        """Write it over."""
+        text = progress.phase
+        if progress.lab_seconds >= 0:
+            text += f": lab time {progress.lab_seconds / 60:.1f} of {progress.duration_seconds / 60:.0f} min"
+            text += f", {progress.migrations} migrations"
+        if progress.message:
+            text += f": {progress.message}"
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+        self._shown = True
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
