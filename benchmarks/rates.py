@@ -15,6 +15,7 @@ from labkit.prometheus import Prometheus
 from labkit.promql.rewrite import scale_windows
 
 TITLE = "CPU use by rate() over one minute of lab time against the load itself, running lab"
+ONLY_WHEN_NAMED = True  # it asks a lab that has run for a while
 WALL_SECONDS = 240.0
 ERROR = """
 abs(
