@@ -1,8 +1,8 @@
 """Run every benchmark, one after another, and print the machine they ran on first.
 
 A benchmark is a module of this package with ``TITLE`` and ``measure() -> list[Row]``; one that takes long or needs a
-lab that runs says so by ``ONLY_WHEN_NAMED`` and is left out unless it is named. Machines are noisy: each row is the best
-and the median of several repetitions, and what matters is the ratio between rows of one run.
+lab that runs says so by ``ONLY_WHEN_NAMED`` and is left out unless it is named. Machines are noisy: each row is the
+best and the median of several repetitions, and what matters is the ratio between rows of one run.
 """
 
 from __future__ import annotations
