@@ -550,7 +550,7 @@ def _refuse_own_vms(kube: Kube) -> None:
         shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         raise InputError(
             f"wanted a lab without VMs of your own, found {len(names)} in namespace {VM_NAMESPACE} ({shown}): a run "
-            "would remove them; delete them with 'kubectl delete vm', or play in another lab with --name"
+            f"would remove them; 'kubectl delete vm --all -n {VM_NAMESPACE}' does, or play in another lab with --name"
         )
 
 
