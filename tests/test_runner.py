@@ -13,6 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from distributed import CancelledError
+from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
 from example_run import SCENARIO
 
 from labkit import experiment as exp
@@ -352,6 +355,12 @@ def test_workers_that_are_all_gone_end_the_matrix_and_a_second_call_goes_on(
     state, runs = results.read_experiment(out)
     assert (state["status"], set(runs["status"])) == ("interrupted", {"succeeded"})
     assert len(runner.plan(experiment, out).todo) == 120 - len(runs) > 0
+
+
+@pytest.mark.parametrize("sign", [CancelledError("a future"), CommClosedError("reset by peer"), ClosedClientError()])
+def test_a_lost_scheduler_is_told_whatever_dask_was_doing(sign: Exception) -> None:
+    with pytest.raises(ClusterError, match="lost the Dask scheduler"), twin._told_when_lost():
+        raise sign
 
 
 @pytest.mark.slow

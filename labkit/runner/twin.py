@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import CancelledError, Client, LocalCluster, as_completed
 from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
 
 from labkit import results
 from labkit.clock import WALL_CLOCK
@@ -37,6 +38,7 @@ SCHEDULER_DEADLINE_SECONDS: Final = 10.0
 """A scheduler that has not answered until then is not there."""
 NO_WORKERS_SECONDS: Final = 120.0
 """How long a scheduler may have no worker: long enough to start some, or for a batch system to replace them."""
+_LOST: Final = (CancelledError, ClosedClientError, CommClosedError)
 _POLL_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 1.0
 
@@ -148,28 +150,39 @@ def play_all(jobs: Sequence[Job], client: Any) -> Generator[Finished, None, None
             waiting.add(future)  # type: ignore[no-untyped-call]
 
     seconds, count = 0.0, 0
-    submit(1)
     try:
+        with _told_when_lost():
+            submit(1)
         while batch_of:
-            future = _next(waiting, client)
-            batch = batch_of.pop(future.key)
-            if future.status == "finished":
-                answers = future.result()
-                seconds += sum(float(each.record.summary.get("wall_seconds") or 0.0) for each in answers)
-                count += len(answers)
-            elif future.status == "error":
-                answers = [
-                    Finished(failure(job.spec, future.exception(), experiment=job.experiment, key=job.key), {})
-                    for job in batch
-                ]
-            else:
-                raise ClusterError("lost the Dask scheduler: the runs so far are kept, the same command goes on")
-            future.release()
-            submit(batch_size(seconds / count) if count else 1)
+            with _told_when_lost():
+                future = _next(waiting, client)
+                batch = batch_of.pop(future.key)
+                if future.status == "finished":
+                    answers = future.result()
+                    seconds += sum(float(each.record.summary.get("wall_seconds") or 0.0) for each in answers)
+                    count += len(answers)
+                elif future.status == "error":
+                    answers = [
+                        Finished(failure(job.spec, future.exception(), experiment=job.experiment, key=job.key), {})
+                        for job in batch
+                    ]
+                else:
+                    raise CancelledError
+                future.release()
+                submit(batch_size(seconds / count) if count else 1)
             yield from answers
     finally:
-        with suppress(ClosedClientError):
+        with suppress(*_LOST):
             client.cancel(list(waiting.futures))
+
+
+@contextmanager
+def _told_when_lost() -> Iterator[None]:
+    """Say so in whatever way Dask notices that its scheduler is gone: it depends on what it is doing then."""
+    try:
+        yield
+    except _LOST as exc:
+        raise ClusterError("lost the Dask scheduler: the runs so far are kept, the same command goes on") from exc
 
 
 def _next(waiting: Any, client: Any) -> Any:
