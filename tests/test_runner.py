@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -287,19 +287,26 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
     """A scheduler and two workers as processes of their own."""
     address_file = tmp_path / "scheduler.json"
     environment = os.environ | {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
-    commands = [
-        [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-         "--scheduler-file", str(address_file)],
-        *[[sys.executable, "-m", "dask", "worker", "--scheduler-file", str(address_file), "--nthreads", "1",
-           "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(tmp_path / f"w{i}")] for i in range(2)],
-    ]  # fmt: skip
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in commands
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str) -> None:
+        command = [sys.executable, "-m", "dask", *words, "--host", "127.0.0.1", "--no-dashboard"]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        )
+
+    def address() -> str | None:
+        """Return the scheduler's address once it has written all of it."""
+        with suppress(FileNotFoundError, ValueError):
+            return str(json.loads(address_file.read_text())["address"])
+        return None
+
     try:
-        wait_until(address_file.exists, timeout_seconds=90, what="the scheduler's address")
-        yield json.loads(address_file.read_text())["address"], processes
+        start("scheduler", "--port", "0", "--scheduler-file", str(address_file))
+        found = wait_until(address, timeout_seconds=90, what="the scheduler's address")
+        for name in ("w0", "w1"):
+            start("worker", found, "--nthreads", "1", "--local-directory", str(tmp_path / name))
+        yield found, processes
     finally:
         for process in reversed(processes):
             process.terminate()
