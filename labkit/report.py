@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from labkit import plots, results
 from labkit.analysis import choice, curves, explanation, metrics, statistics
-from labkit.analysis.answer import MIN_BLOCKS, answer, interval, number
+from labkit.analysis.answer import MIN_BLOCKS, answer, best_choice, interval, number
 from labkit.analysis.imbalance import mean
 from labkit.analysis.statistics import Blocks, Comparison, Ranking
 from labkit.analysis.tables import Tables
@@ -307,7 +307,7 @@ def _telling_runs(runs: pd.DataFrame, findings: Findings) -> list[dict[str, Any]
     good = runs[runs["status"] == "succeeded"].assign(treatment=statistics.treatments(runs))
     if len(good) > _MAX_RUNS_SHOWN:
         shown = list(findings.designs[findings.primary.name].treatments)
-        pair = [findings.baseline, _best(findings)]
+        pair = [findings.baseline, best_choice(findings.comparisons, findings.primary)]
         if len(shown) > _MAX_RUNS_SHOWN:
             shown = list(dict.fromkeys(pair))
         good = good[good["treatment"].isin(shown)]
@@ -321,16 +321,6 @@ def _telling_runs(runs: pd.DataFrame, findings: Findings) -> list[dict[str, Any]
             good = good[(good[block] == list(wide.index[typical])).all(axis=1)]
         good = good.drop_duplicates("treatment").set_index("treatment", drop=False).reindex(shown).dropna(how="all")
     return [{str(name): value for name, value in row.items()} for row in good.to_dict("records")]
-
-
-def _best(findings: Findings) -> str:
-    """Return the treatment that the answer calls best; an end of the scale only where nothing else took part."""
-    cost = {each.treatment: each.mean.estimate for each in findings.comparisons.get("migrations", ())}
-    order = sorted(
-        findings.comparisons[findings.primary.name],
-        key=lambda each: (findings.primary.sign * each.mean.estimate, cost.get(each.treatment, 0.0)),
-    )
-    return next((e.treatment for e in order if choice.is_choice(e.treatment)), order[0].treatment)
 
 
 def _heading(examples: Sequence[Example], runs: pd.DataFrame, findings: Findings) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from labkit.analysis.choice import is_choice
 from labkit.analysis.metrics import Metric
 from labkit.analysis.statistics import MIN_BLOCKS, Blocks, Comparison, Interval, bootstrap_mean, pareto_front
 
-__all__ = ["MIN_BLOCKS", "answer", "interval", "number"]
+__all__ = ["MIN_BLOCKS", "answer", "best_choice", "interval", "number"]
 
 MAX_NAMED = 5
 """A sentence names no more algorithms than this of one verdict."""
@@ -56,14 +56,38 @@ def answer(
         from it. ``none``, ``random`` and ``oracle`` are ends of the scale and cannot be chosen.
     """
     found = {each.treatment: each for each in comparisons[primary.name]}
-    choices = [name for name in found if is_choice(name)] or list(found)
-    moves = {each.treatment: each.mean.estimate for each in comparisons.get("migrations", ())}
-    best = min(choices, key=lambda name: (primary.sign * found[name].mean.estimate, moves.get(name, 0.0)))
+    choices, best = _choices(found), best_choice(comparisons, primary)
     return [
         _first(found, best, primary, baseline) + _level_with(designs[primary.name], best, choices),
         _second(designs, best, baseline, choices),
         _third(designs[primary.name], found, best, primary, baseline, choices),
     ]
+
+
+def best_choice(comparisons: Mapping[str, Sequence[Comparison]], primary: Metric) -> str:
+    """Return the treatment with the best mean, of equal ones that with the fewest migrations.
+
+    Parameters
+    ----------
+    comparisons : mapping of str to sequence of Comparison
+        By metric; ``migrations`` where they were measured.
+    primary : Metric
+        What to judge by.
+
+    Returns
+    -------
+    str
+        An end of the scale only where nothing else took part.
+    """
+    found = {each.treatment: each for each in comparisons[primary.name]}
+    moves = {each.treatment: each.mean.estimate for each in comparisons.get("migrations", ())}
+    return min(_choices(found), key=lambda name: (primary.sign * found[name].mean.estimate, moves.get(name, 0.0)))
+
+
+def _choices(treatments: Iterable[str]) -> list[str]:
+    """Return what can be chosen, or everything where nothing can."""
+    names = list(treatments)
+    return [name for name in names if is_choice(name)] or names
 
 
 def _first(found: Mapping[str, Comparison], best: str, metric: Metric, baseline: str) -> str:
