@@ -53,6 +53,23 @@ def own_command() -> str:
     return shlex.quote(str(script)) if script.is_file() else f"{shlex.quote(sys.executable)} -m labkit"
 
 
+def check_backend_and_tempo(backend: str | None, tempo: int | None) -> None:
+    """Check the options of these names where they were given.
+
+    Raises
+    ------
+    InputError
+        If there is no such backend, or the tempo is out of bounds.
+    """
+    from labkit.experiment import BACKENDS
+    from labkit.names import MAX_TEMPO
+
+    if backend not in (None, *BACKENDS):
+        raise InputError(f"wanted --backend as one of {', '.join(BACKENDS)}, found {backend!r}")
+    if tempo is not None and not 1 <= tempo <= MAX_TEMPO:
+        raise InputError(f"wanted --tempo from 1 to {MAX_TEMPO}, found {tempo}")
+
+
 def verb_module(verb: str) -> Verb:
     """Return the module of a verb; ``import`` is a word of Python, so its module is ``import_``."""
     name = f"{verb}_" if verb == "import" else verb

@@ -39,17 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from labkit import scoring
+    from labkit.cli import check_backend_and_tempo
     from labkit.errors import InputError
-    from labkit.experiment import BACKENDS, load
-    from labkit.names import MAX_TEMPO
+    from labkit.experiment import load
     from labkit.results import FAILED_FOLDER
     from labkit.runner import carry_out, conclude, plan
     from labkit.scenario import scenario_names
 
-    if args.backend not in (None, *BACKENDS):
-        raise InputError(f"wanted --backend as one of {', '.join(BACKENDS)}, found {args.backend!r}")
-    if args.tempo is not None and not 1 <= args.tempo <= MAX_TEMPO:
-        raise InputError(f"wanted --tempo from 1 to {MAX_TEMPO}, found {args.tempo}")
+    check_backend_and_tempo(args.backend, args.tempo)
     experiment = load(
         _find(args.file),
         algorithms=scoring.names(),

@@ -93,20 +93,17 @@ def run(args: argparse.Namespace) -> int:
 def _spec(args: argparse.Namespace) -> RunSpec:
     """Check everything that can be checked before anything starts."""
     from labkit import scoring
+    from labkit.cli import check_backend_and_tempo
     from labkit.errors import InputError
-    from labkit.experiment import BACKENDS, BASELINES, SIM_ONLY, RunSpec, check_policy, default_tempo, policy_name
-    from labkit.names import MAX_TEMPO
+    from labkit.experiment import BASELINES, SIM_ONLY, RunSpec, check_policy, default_tempo, policy_name
     from labkit.scenario import load_scenario
     from labkit.units import parse_duration
 
-    if args.backend not in BACKENDS:
-        raise InputError(f"wanted --backend as one of {', '.join(BACKENDS)}, found {args.backend!r}")
+    check_backend_and_tempo(args.backend, args.tempo)
     if args.algorithm in SIM_ONLY and args.backend != "sim":
         raise InputError(f"{args.algorithm} runs on sim only, found --backend {args.backend}: use --backend sim")
     if args.algorithm not in BASELINES:
         scoring.get(args.algorithm)
-    if args.tempo is not None and not 1 <= args.tempo <= MAX_TEMPO:
-        raise InputError(f"wanted --tempo from 1 to {MAX_TEMPO}, found {args.tempo}")
     if args.seed is not None and args.seed < 0:
         raise InputError(f"wanted --seed 0 or above, found {args.seed}")
     if args.nodes is not None and args.nodes < 1:
