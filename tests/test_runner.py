@@ -395,8 +395,6 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_goes_on(tmp_path: Path)
     command = [sys.executable, "-m", "labkit", "experiment", str(path), "--out", str(out), "--no-report"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # Whoever runs the tests in the background may ignore the signal that is sent here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         wait_until(lambda: len(results.run_folders(out)) >= 2, timeout_seconds=240, what="two runs")

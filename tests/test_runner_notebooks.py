@@ -108,8 +108,6 @@ def interrupt(folder: Path, *cells: str, when: tuple[str, ...]) -> tuple[int, st
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(source), str(folder / "out.ipynb")], cwd=folder,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # Whoever runs the tests in the background may ignore the signal that is sent here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         for name in when:

@@ -73,8 +73,6 @@ def test_ctrl_c_undoes_the_run_and_leaves_the_terminal_quiet(lab: RunningLab, ba
     process = subprocess.Popen(
         command(lab, backend, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
-        # Whoever runs the tests in the background may ignore the signal that is sent here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         wait_until(playing, timeout_seconds=240, poll_seconds=0.5, what="lab time 60 s")

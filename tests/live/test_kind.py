@@ -197,8 +197,6 @@ def test_interrupted_up_leaves_nothing_or_is_repaired(number: signal.Signals) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Whoever runs the tests in the background may ignore the signal that is sent here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(lambda: _state(name) == RUNNING, timeout_seconds=180, what="the node to be there", poll_seconds=0.5)
